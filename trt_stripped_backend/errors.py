@@ -1,0 +1,31 @@
+"""Exceptions of the package. Each message names the thing and says what to do next."""
+
+from __future__ import annotations
+
+
+class TRTStrippedError(Exception):
+    """Base class of all errors raised by this package."""
+
+
+class OptionError(TRTStrippedError, ValueError):
+    """An unknown option, or a value that an option does not take."""
+
+
+class Unsupported(TRTStrippedError):
+    """A node cannot be converted; the partitioner or the build turns this into a :class:`~.types.Rejection`."""
+
+
+class BuildFailed(TRTStrippedError, RuntimeError):
+    """TensorRT did not build an engine; the message carries TensorRT's own."""
+
+
+class RefitFailed(TRTStrippedError, RuntimeError):
+    """An engine could not be given all its weights; it is Empty and must not run."""
+
+
+class BadEntry(TRTStrippedError, ValueError):
+    """A cache entry is truncated, foreign, of another format version, or does not match its digest."""
+
+
+class CacheError(TRTStrippedError, OSError):
+    """The cache directory is unsafe or unusable (owner, permissions, disk)."""

@@ -1,0 +1,426 @@
+"""The only wrapper of ``INetworkDefinition``: constants, slots, casts, broadcasting, shapes, layer names.
+
+Promotion and broadcasting live here and nowhere else. A converter takes ``ITensor`` values and Python scalars, and
+returns ``ITensor`` values; strongly typed networks mean that every cast is explicit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from ..flavour import Flavour, messages, trt
+from ..types import Slot, TensorSpec
+
+ITensor = Any
+Scalar = bool | int | float
+Value = Any  # ITensor | Scalar
+
+FLOAT = frozenset({torch.float32, torch.float16, torch.bfloat16})
+INT = frozenset({torch.int32, torch.int64})
+BOOL = frozenset({torch.bool})
+#: What an engine's tensors may hold; float64 and complex stay in PyTorch.
+DTYPES = FLOAT | INT | BOOL
+
+
+def to_trt(dtype: torch.dtype) -> Any:
+    """The ``trt.DataType`` of a torch dtype.
+
+    Raises:
+        Unsupported: TensorRT has no such type.
+    """
+    table = {
+        torch.float32: trt.DataType.FLOAT,
+        torch.float16: trt.DataType.HALF,
+        torch.bfloat16: trt.DataType.BF16,
+        torch.int32: trt.DataType.INT32,
+        torch.int64: trt.DataType.INT64,
+        torch.bool: trt.DataType.BOOL,
+        torch.uint8: trt.DataType.UINT8,
+        torch.int8: trt.DataType.INT8,
+    }
+    if dtype not in table:
+        raise Unsupported(f"TensorRT has no type for {dtype}")
+    return table[dtype]
+
+
+def from_trt(dtype: Any) -> torch.dtype:
+    table = {
+        trt.DataType.FLOAT: torch.float32,
+        trt.DataType.HALF: torch.float16,
+        trt.DataType.BF16: torch.bfloat16,
+        trt.DataType.INT32: torch.int32,
+        trt.DataType.INT64: torch.int64,
+        trt.DataType.BOOL: torch.bool,
+        trt.DataType.UINT8: torch.uint8,
+        trt.DataType.INT8: torch.int8,
+    }
+    return table[dtype]
+
+
+class Net:
+    """A network under construction.
+
+    Args:
+        network: an empty ``trt.INetworkDefinition``.
+        flavour: the library in use.
+        bound: True makes every slot an engine input; False makes it a constant.
+        values: host tensors for slots that are built in by value (``identical``, ``immutable``); a slot without a
+            value becomes a placeholder: a null pointer where the flavour takes one, else zeros.
+        mark: marks each slot as individually refittable.
+
+    Attributes:
+        node: label of the FX node being converted, used for layer names.
+        out: that node's fake output (a tensor or tuple), the authority on output dtypes and shapes.
+        literals: constants by name, kept when the engine cannot keep them (plain REFIT strips these too).
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        flavour: Flavour,
+        *,
+        bound: bool,
+        values: dict[str, torch.Tensor] | None = None,
+        mark: bool = False,
+        name_literals: bool = False,
+    ) -> None:
+        self.network, self.flavour = network, flavour
+        self.bound, self.mark, self.name_literals = bound, mark, name_literals
+        self.values = values or {}
+        self.node = ""
+        self.out: Any = None
+        self.literals: dict[str, torch.Tensor] = {}
+        self._alive: list[torch.Tensor] = []  # weights are referenced, not copied, until the build ends
+        self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], ITensor] = {}
+        self._layers = 0
+
+    # ---------------------------------------------------------------- inputs, slots, outputs, constants
+
+    def input(self, name: str, spec: TensorSpec) -> ITensor:
+        """An engine input in memory order, permuted to the order that PyTorch sees."""
+        tensor = self.network.add_input(name, to_trt(spec.dtype), spec.physical)
+        if tensor is None:
+            raise Unsupported(f"TensorRT refused input {name} {spec}: {messages.text()}")
+        return self._logical(tensor, spec)
+
+    def slot(self, slot: Slot) -> ITensor:
+        """The weight of a slot: an input when bound, else a named constant."""
+        if self.bound:
+            return self.input(slot.name, slot.spec)
+        spec, value = slot.spec, self.values.get(slot.name)
+        if value is not None:
+            weights = self._weights(value, spec.dtype)
+        elif self.flavour.null_placeholders:
+            weights = trt.Weights(to_trt(spec.dtype), 0, spec.numel)
+        else:
+            # Zeros are mapped, not written, so this takes address space and no memory; never the same pointer twice,
+            # because set_weights_name tells weights apart by it.
+            weights = self._weights(torch.zeros(spec.numel, dtype=spec.dtype), spec.dtype)
+        layer = self.network.add_constant(spec.physical, weights)
+        if layer is None:
+            raise Unsupported(f"TensorRT refused weight {slot.name} {spec}: {messages.text()}")
+        self._name_weights(layer, slot.name)
+        if self.mark and not self.network.mark_weights_refittable(slot.name):
+            raise Unsupported(f"TensorRT cannot refit weight {slot.name} {spec}: {messages.text()}")
+        return self._logical(self._take(layer, slot.name), spec)
+
+    def output(self, value: ITensor, name: str, spec: TensorSpec) -> None:
+        """Marks an engine output, written in the memory order of ``spec``."""
+        tensor = self.cast(value, spec.dtype)
+        if tuple(tensor.shape) != spec.shape:
+            raise Unsupported(f"output {name} has shape {tuple(tensor.shape)} in TensorRT, {spec.shape} in PyTorch")
+        tensor = self.permute(tensor, spec.order)
+        # An input, a constant or a tensor that is an output already cannot be marked: give it a layer of its own.
+        tensor = self.take(self.network.add_identity(tensor))
+        tensor.name = name
+        self.network.mark_output(tensor)
+
+    def constant(self, value: torch.Tensor | Scalar | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
+        """A literal: part of the engine and of the key. A Python scalar gives a 0-d tensor."""
+        tensor = torch.as_tensor(value, dtype=dtype).detach().cpu().contiguous()
+        raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        known = (tensor.dtype, tuple(tensor.shape), raw)
+        if known not in self._constants:
+            layer = self.network.add_constant(tuple(tensor.shape), self._weights(tensor, tensor.dtype))
+            made = self._take(layer, f"literal{len(self._constants)}")
+            if self.name_literals:
+                name = f"literal{len(self._constants)}"
+                self._name_weights(layer, name)
+                self.literals[name] = tensor
+            self._constants[known] = made
+        return self._constants[known]
+
+    def _weights(self, tensor: torch.Tensor, dtype: torch.dtype) -> Any:
+        self._alive.append(tensor)
+        return trt.Weights(to_trt(dtype), tensor.data_ptr() if tensor.numel() else 0, tensor.numel())
+
+    def _name_weights(self, layer: Any, name: str) -> None:
+        # The layer's own descriptor: a Weights object made here is "not used in the network".
+        if not self.network.set_weights_name(layer.weights, name):
+            raise Unsupported(f"TensorRT refused the weight name {name}: {messages.text()}")
+
+    def _logical(self, tensor: ITensor, spec: TensorSpec) -> ITensor:
+        return self.permute(tensor, [spec.order.index(d) for d in range(len(spec.order))])
+
+    # ---------------------------------------------------------------- layers
+
+    def take(self, layer: Any, index: int = 0) -> ITensor:
+        """Names a layer after the node being converted and returns one of its outputs.
+
+        Raises:
+            Unsupported: the ``add_…`` call returned None; carries TensorRT's message.
+        """
+        if layer is None:
+            raise Unsupported(f"TensorRT refused a layer of {self.node}: {messages.text()}")
+        self._layers += 1
+        return self._take(layer, f"{self.node}.{self._layers}", index)
+
+    @staticmethod
+    def _take(layer: Any, name: str, index: int = 0) -> ITensor:
+        layer.name = name
+        return layer.get_output(index)
+
+    # ---------------------------------------------------------------- dtypes
+
+    @staticmethod
+    def is_tensor(value: Value) -> bool:
+        return value is not None and not isinstance(value, (bool, int, float))
+
+    @staticmethod
+    def dtype(value: Value) -> torch.dtype:
+        """Element type of a tensor; of a scalar, the type that PyTorch gives it alone."""
+        if isinstance(value, bool):
+            return torch.bool
+        if isinstance(value, int):
+            return torch.int64
+        if isinstance(value, float):
+            return torch.get_default_dtype()
+        return from_trt(value.dtype)
+
+    def result_type(self, *values: Value) -> torch.dtype:
+        """PyTorch's promotion of tensors (by rank), 0-d tensors and scalars (``torch.result_type``)."""
+
+        def stand_in(value: Value) -> torch.Tensor | Scalar:
+            if not self.is_tensor(value):
+                return value
+            return torch.empty((0,) if len(value.shape) else (), dtype=self.dtype(value), device="meta")
+
+        stand_ins = [stand_in(v) for v in values]
+        result = stand_ins[0]
+        for other in stand_ins[1:]:
+            both = torch.result_type(result, other)
+            dimension = any(isinstance(s, torch.Tensor) and s.ndim for s in (result, other))
+            result = torch.empty((0,) if dimension else (), dtype=both, device="meta")
+        return result.dtype if isinstance(result, torch.Tensor) else self.dtype(result)
+
+    def cast(self, value: Value, dtype: torch.dtype) -> ITensor:
+        """A tensor of this dtype; a scalar becomes a literal. Float to bool is ``!= 0``, as in PyTorch."""
+        if not self.is_tensor(value):
+            return self.constant(value, dtype)
+        if self.dtype(value) == dtype:
+            return value
+        if dtype == torch.bool:
+            zero = self.constant(torch.zeros([1] * len(value.shape), dtype=self.dtype(value)))
+            return self.logical_not(self.take(self.network.add_elementwise(value, zero, trt.ElementWiseOperation.EQUAL)))
+        return self.take(self.network.add_cast(value, to_trt(dtype)))
+
+    def wide(self, value: ITensor) -> ITensor:
+        """float16 and bfloat16 as float32: PyTorch's kernels compute in it and round once, and so must a converter
+        that needs more than one layer of arithmetic. Cast back at the end."""
+        return self.cast(value, torch.float32) if self.dtype(value) in (torch.float16, torch.bfloat16) else value
+
+    # ---------------------------------------------------------------- arithmetic
+
+    def broadcast(self, *values: ITensor) -> list[ITensor]:
+        """Equal ranks, by leading dimensions of size 1: the rest of broadcasting is TensorRT's own."""
+        rank = max(len(v.shape) for v in values)
+        return [v if len(v.shape) == rank else self.reshape(v, [1] * (rank - len(v.shape)) + list(v.shape)) for v in values]
+
+    def binary(self, kind: Any, a: Value, b: Value, dtype: torch.dtype | None = None) -> ITensor:
+        """An elementwise layer on operands cast to ``dtype`` (default: their promoted type) and broadcast."""
+        dtype = dtype or self.result_type(a, b)
+        left, right = self.broadcast(self.cast(a, dtype), self.cast(b, dtype))
+        return self.take(self.network.add_elementwise(left, right, kind))
+
+    def add(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.SUM, a, b)
+
+    def sub(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.SUB, a, b)
+
+    def mul(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.PROD, a, b)
+
+    def div(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.DIV, a, b)
+
+    def pow(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.POW, a, b)
+
+    def maximum(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.MAX, a, b)
+
+    def minimum(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.MIN, a, b)
+
+    def equal(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.EQUAL, a, b)
+
+    def greater(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.GREATER, a, b)
+
+    def less(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.LESS, a, b)
+
+    def logical_and(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.AND, a, b, torch.bool)
+
+    def logical_or(self, a: Value, b: Value) -> ITensor:
+        return self.binary(trt.ElementWiseOperation.OR, a, b, torch.bool)
+
+    def logical_not(self, a: Value) -> ITensor:
+        return self.unary(trt.UnaryOperation.NOT, self.cast(a, torch.bool))
+
+    def unary(self, kind: Any, x: ITensor) -> ITensor:
+        """A unary layer; TensorRT has none for 0-d tensors, which pass as one element."""
+        if not len(x.shape):
+            return self.reshape(self.unary(kind, self.reshape(x, [1])), [])
+        return self.take(self.network.add_unary(x, kind))
+
+    def activation(self, kind: Any, x: ITensor, alpha: float | None = None, beta: float | None = None) -> ITensor:
+        if not len(x.shape):
+            return self.reshape(self.activation(kind, self.reshape(x, [1]), alpha, beta), [])
+        layer = self.network.add_activation(x, kind)
+        if layer is not None and alpha is not None:
+            layer.alpha = alpha
+        if layer is not None and beta is not None:
+            layer.beta = beta
+        return self.take(layer)
+
+    def sqrt(self, x: ITensor) -> ITensor:
+        return self.unary(trt.UnaryOperation.SQRT, x)
+
+    def reciprocal(self, x: ITensor) -> ITensor:
+        return self.unary(trt.UnaryOperation.RECIP, x)
+
+    def select(self, condition: ITensor, a: Value, b: Value, dtype: torch.dtype | None = None) -> ITensor:
+        """``where(condition, a, b)`` with promotion and broadcasting."""
+        dtype = dtype or self.result_type(a, b)
+        c, left, right = self.broadcast(self.cast(condition, torch.bool), self.cast(a, dtype), self.cast(b, dtype))
+        return self.take(self.network.add_select(c, left, right))
+
+    def matmul(self, a: ITensor, b: ITensor, *, transpose_a: bool = False, transpose_b: bool = False) -> ITensor:
+        """Batched matrix product of tensors of rank ≥ 2; batch dimensions broadcast."""
+        a, b = self.broadcast(a, b)
+        kind = trt.MatrixOperation
+        layer = self.network.add_matrix_multiply(
+            a, kind.TRANSPOSE if transpose_a else kind.NONE, b, kind.TRANSPOSE if transpose_b else kind.NONE
+        )
+        return self.take(layer)
+
+    def reduce(self, kind: Any, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
+        """A reduction over dimensions (negative ones count from the end); none is the identity."""
+        axes = {d % len(x.shape) for d in dims} if len(x.shape) else set()
+        if not axes:
+            return x
+        return self.take(self.network.add_reduce(x, kind, sum(1 << a for a in axes), keepdim))
+
+    def mean(self, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
+        return self.reduce(trt.ReduceOperation.AVG, x, dims, keepdim)
+
+    def softmax(self, x: ITensor, dim: int) -> ITensor:
+        layer = self.network.add_softmax(x)
+        if layer is not None:
+            layer.axes = 1 << (dim % len(x.shape))
+        return self.take(layer)
+
+    # ---------------------------------------------------------------- shapes
+
+    def reshape(self, x: ITensor, shape: Sequence[int]) -> ITensor:
+        """``x`` with another shape of as many elements; one entry may be -1."""
+        shape = [int(s) for s in shape]
+        if -1 in shape:
+            rest = math.prod(s for s in shape if s != -1)
+            shape[shape.index(-1)] = math.prod(x.shape) // rest if rest else 0
+        if tuple(shape) == tuple(x.shape):
+            return x
+        layer = self.network.add_shuffle(x)
+        layer.zero_is_placeholder = False
+        layer.reshape_dims = tuple(shape)
+        return self.take(layer)
+
+    def permute(self, x: ITensor, dims: Sequence[int]) -> ITensor:
+        dims = [d % len(x.shape) for d in dims]
+        if dims == list(range(len(dims))):
+            return x
+        layer = self.network.add_shuffle(x)
+        layer.first_transpose = trt.Permutation(dims)
+        return self.take(layer)
+
+    def transpose(self, x: ITensor, dim0: int, dim1: int) -> ITensor:
+        dims = list(range(len(x.shape)))
+        dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+        return self.permute(x, dims)
+
+    def unsqueeze(self, x: ITensor, dim: int) -> ITensor:
+        shape = list(x.shape)
+        shape.insert(dim % (len(shape) + 1), 1)
+        return self.reshape(x, shape)
+
+    def squeeze(self, x: ITensor, dim: int) -> ITensor:
+        shape = list(x.shape)
+        del shape[dim % len(shape)]
+        return self.reshape(x, shape)
+
+    def expand(self, x: ITensor, shape: Sequence[int]) -> ITensor:
+        """Broadcasts to ``shape``; -1 keeps a size."""
+        lead = len(shape) - len(x.shape)
+        x = self.reshape(x, [1] * lead + list(x.shape))
+        sizes = [x.shape[i] if s == -1 else int(s) for i, s in enumerate(shape)]
+        if sizes == list(x.shape):
+            return x
+        strides = [0 if x.shape[i] == 1 and s != 1 else 1 for i, s in enumerate(sizes)]
+        return self.slice(x, [0] * len(sizes), sizes, strides)
+
+    def slice(
+        self, x: ITensor, start: Sequence[int], shape: Sequence[int], stride: Sequence[int], mode: Any = None, fill: Any = None
+    ) -> ITensor:
+        """The elements ``start + i * stride`` for i below ``shape``. ``mode`` and ``fill`` say what lies outside."""
+        layer = self.network.add_slice(x, tuple(start), tuple(shape), tuple(stride))
+        if layer is not None and mode is not None:
+            layer.mode = mode
+            if fill is not None:
+                layer.set_input(4, fill)
+        return self.take(layer)
+
+    def narrow(self, x: ITensor, dim: int, start: int, length: int, step: int = 1) -> ITensor:
+        """``x[..., start : start + length * step : step, ...]`` along ``dim``."""
+        dim %= len(x.shape)
+        shape = list(x.shape)
+        if start == 0 and step == 1 and length == shape[dim]:
+            return x
+        starts, steps = [0] * len(shape), [1] * len(shape)
+        starts[dim], steps[dim], shape[dim] = start, step, length
+        return self.slice(x, starts, shape, steps)
+
+    def cat(self, values: Sequence[ITensor], dim: int) -> ITensor:
+        if len(values) == 1:
+            return values[0]
+        layer = self.network.add_concatenation(list(values))
+        if layer is not None:
+            layer.axis = dim % len(values[0].shape)
+        return self.take(layer)
+
+    def gather(self, x: ITensor, indices: ITensor, dim: int) -> ITensor:
+        """``x.index_select`` along ``dim`` with indices of any rank (≥ 0, already wrapped)."""
+        return self.take(self.network.add_gather(x, indices, dim % len(x.shape)))
+
+    def wrap_index(self, indices: ITensor, size: int) -> ITensor:
+        """Negative indices counted from the end, as PyTorch's indexing does and TensorRT's gather does not."""
+        dtype = self.dtype(indices)
+        return self.select(self.less(indices, 0), self.add(indices, size), indices, dtype)
