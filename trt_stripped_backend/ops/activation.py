@@ -1,14 +1,16 @@
-"""Activations: functions of one element, with or without parameters."""
+"""Activations: functions of one element, with or without parameters, and the softmaxes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
 from ..flavour import trt
-from .net import FLOAT, ITensor, Net
+from .elementwise import larger, smaller
+from .net import BOOL, FLOAT, ITensor, Net, Scalar, Value
 from .registry import op
+from .unary import accurate_log1p
 
 aten = torch.ops.aten
 
@@ -22,9 +24,21 @@ def relu(net: Net, self: ITensor) -> ITensor:
 
 
 @relu.unless
-def _(self: torch.Tensor) -> Any:
-    if self.dtype == torch.bool:
+def _(self: torch.Tensor) -> Iterator[str]:
+    if self.dtype in BOOL:
         yield "relu of bool"
+
+
+@op(aten.sigmoid.default)
+def sigmoid(net: Net, self: ITensor) -> ITensor:
+    """sigmoid(Tensor self) -> Tensor"""
+    return net.activation(trt.ActivationType.SIGMOID, net.cast(self, net.out.dtype))
+
+
+@op(aten.tanh.default)
+def tanh(net: Net, self: ITensor) -> ITensor:
+    """tanh(Tensor self) -> Tensor"""
+    return net.activation(trt.ActivationType.TANH, net.cast(self, net.out.dtype))
 
 
 @op(aten.silu.default, dtypes=FLOAT)
@@ -39,3 +53,111 @@ def gelu(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
     """gelu(Tensor self, *, str approximate='none') -> Tensor"""
     kind = trt.ActivationType.GELU_TANH if approximate == "tanh" else trt.ActivationType.GELU_ERF
     return net.activation(kind, self)
+
+
+@op(aten.leaky_relu.default, dtypes=FLOAT)
+def leaky_relu(net: Net, self: ITensor, negative_slope: Scalar = 0.01) -> ITensor:
+    """leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor"""
+    return net.activation(trt.ActivationType.LEAKY_RELU, self, float(negative_slope))
+
+
+@op(aten.elu.default, dtypes=FLOAT)
+def elu(net: Net, self: ITensor, alpha: Scalar = 1, scale: Scalar = 1, input_scale: Scalar = 1) -> ITensor:
+    """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
+    x = net.wide(self)
+    if input_scale == 1:
+        y = net.activation(trt.ActivationType.ELU, x, float(alpha))
+    else:
+        inner = net.activation(trt.ActivationType.ELU, net.mul(x, input_scale), float(alpha))
+        y = net.select(net.greater(x, 0), x, inner)
+    return net.cast(y if scale == 1 else net.mul(y, scale), net.out.dtype)
+
+
+@op(aten.hardtanh.default)
+def hardtanh(net: Net, self: ITensor, min_val: Scalar = -1, max_val: Scalar = 1) -> ITensor:
+    """hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor"""
+    if net.dtype(self) in FLOAT:
+        return net.activation(trt.ActivationType.CLIP, self, float(min_val), float(max_val))
+    return net.minimum(net.maximum(self, int(min_val)), int(max_val))
+
+
+@op(aten.hardsigmoid.default, dtypes=FLOAT)
+def hardsigmoid(net: Net, self: ITensor) -> ITensor:
+    """hardsigmoid(Tensor self) -> Tensor"""
+    return net.cast(_hard_sigmoid(net, net.wide(self)), net.out.dtype)
+
+
+@op(aten.hardswish.default, dtypes=FLOAT)
+def hardswish(net: Net, self: ITensor) -> ITensor:
+    """hardswish(Tensor self) -> Tensor"""
+    x = net.wide(self)
+    return net.cast(net.mul(x, _hard_sigmoid(net, x)), net.out.dtype)
+
+
+def _hard_sigmoid(net: Net, x: ITensor) -> ITensor:
+    return net.activation(trt.ActivationType.HARD_SIGMOID, x, 1 / 6, 0.5)
+
+
+@op(aten.softplus.default, dtypes=FLOAT)
+def softplus(net: Net, self: ITensor, beta: Scalar = 1, threshold: Scalar = 20) -> ITensor:
+    """softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor"""
+    return net.cast(_softplus(net, net.wide(self), beta, threshold), net.out.dtype)
+
+
+@op(aten.mish.default, dtypes=FLOAT)
+def mish(net: Net, self: ITensor) -> ITensor:
+    """mish(Tensor self) -> Tensor"""
+    x = net.wide(self)
+    return net.cast(net.mul(x, net.activation(trt.ActivationType.TANH, _softplus(net, x, 1, 20))), net.out.dtype)
+
+
+def _softplus(net: Net, x: ITensor, beta: Scalar, threshold: Scalar) -> ITensor:
+    # TensorRT's own layer has no threshold and overflows.
+    scaled = x if beta == 1 else net.mul(x, beta)
+    soft = accurate_log1p(net, net.unary(trt.UnaryOperation.EXP, scaled))
+    return net.select(net.greater(scaled, threshold), x, soft if beta == 1 else net.div(soft, beta))
+
+
+@op(aten.glu.default, dtypes=FLOAT)
+def glu(net: Net, self: ITensor, dim: int = -1) -> ITensor:
+    """glu(Tensor self, int dim=-1) -> Tensor"""
+    half = self.shape[dim] // 2
+    value, gate = net.narrow(self, dim, 0, half), net.narrow(self, dim, half, half)
+    gate = net.activation(trt.ActivationType.SIGMOID, net.wide(gate))
+    return net.cast(net.mul(net.wide(value), gate), net.out.dtype)
+
+
+@op(aten._prelu_kernel.default, dtypes=FLOAT)
+def prelu_kernel(net: Net, self: ITensor, weight: ITensor) -> ITensor:
+    """_prelu_kernel(Tensor self, Tensor weight) -> Tensor"""
+    return net.select(net.greater(self, 0), self, net.mul(self, weight))
+
+
+@op(aten.clamp.default, aten.clamp.Tensor)
+def clamp(net: Net, self: ITensor, min: Value = None, max: Value = None) -> ITensor:
+    """clamp(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor
+    clamp.Tensor(Tensor self, Tensor? min=None, Tensor? max=None) -> Tensor"""
+    x = net.cast(self, net.out.dtype)
+    x = x if min is None else larger(net, x, min, net.out.dtype)
+    return x if max is None else smaller(net, x, max, net.out.dtype)
+
+
+@op(aten._softmax.default, dtypes=FLOAT)
+def softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITensor:
+    """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    x, shape = net.cast(self, net.out.dtype), tuple(self.shape)
+    if len(shape) < 2:  # TensorRT's layer wants two dimensions
+        return net.reshape(net.softmax(net.reshape(x, [1, -1]), 1), shape)
+    return net.softmax(x, dim)
+
+
+@op(aten._log_softmax.default, dtypes=FLOAT)
+def log_softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITensor:
+    """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
+    if not len(self.shape):
+        return net.full((), 0, net.out.dtype)
+    # The logarithm of a softmax is -inf where that rounds to 0.
+    x = net.wide(self)
+    x = net.sub(x, net.reduce(trt.ReduceOperation.MAX, x, [dim], keepdim=True))
+    total = net.reduce(trt.ReduceOperation.SUM, net.unary(trt.UnaryOperation.EXP, x), [dim], keepdim=True)
+    return net.cast(net.sub(x, net.unary(trt.UnaryOperation.LOG, total)), net.out.dtype)

@@ -7,7 +7,7 @@ returns ``ITensor`` values; strongly typed networks mean that every cast is expl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -424,3 +424,29 @@ class Net:
         """Negative indices counted from the end, as PyTorch's indexing does and TensorRT's gather does not."""
         dtype = self.dtype(indices)
         return self.select(self.less(indices, 0), self.add(indices, size), indices, dtype)
+
+    # ---------------------------------------------------------------- of one element, with care
+
+    def isnan(self, x: ITensor) -> ITensor:
+        """Where a float tensor is NaN, as bool. TensorRT 10.0 has no such layer: there, what differs from itself."""
+        if hasattr(trt.UnaryOperation, "ISNAN"):
+            return self.unary(trt.UnaryOperation.ISNAN, x)
+        return self.logical_not(self.equal(x, x))
+
+    def full(self, shape: Sequence[int], value: Scalar, dtype: torch.dtype) -> ITensor:
+        """A tensor of one value: a literal of one element, broadcast by a layer, so that the plan stays small."""
+        return self.expand(self.constant(value, dtype), shape)
+
+    def opmath(self, dtype: torch.dtype, *values: Value) -> torch.dtype:
+        """The type to compute one operation in whose result is ``dtype``: float32 where a Python scalar is not exact
+        in float16 or bfloat16, because PyTorch's GPU kernels do not round scalars to the tensor's type."""
+        if dtype not in (torch.float16, torch.bfloat16):
+            return dtype
+        inexact = any(not self.is_tensor(v) and float(torch.tensor(float(v), dtype=dtype)) != v for v in values)
+        return torch.float32 if inexact else dtype
+
+    @staticmethod
+    def not_empty(**arguments: Any) -> Iterator[str]:
+        """A check for ``unless``: no tensor of the call may lack elements."""
+        if any(isinstance(a, torch.Tensor) and a.numel() == 0 for a in arguments.values()):
+            yield "an empty tensor"

@@ -1,0 +1,45 @@
+# Everything runs in .venv, made here from python3 alone.
+#   make test TORCH=2.11.0      another PyTorch        make test ARGS="-k cache -x"      arguments for pytest
+
+PYTHON ?= python3
+TORCH ?= 2.13.0
+RTX ?= 1.7.1.116
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+READY := $(VENV)/.ready-torch-$(TORCH)-rtx-$(RTX)
+
+.PHONY: demo test test-gpu lint format clean
+
+demo: $(READY)            ## train, compile, retrain: examples/quickstart.py
+	$(BIN)/python examples/quickstart.py
+
+test: $(READY)            ## all tests that need no GPU
+	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: $(READY)        ## all tests that need one
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(READY)            ## style, types, TensorRT names in every known version, generated tables
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.check_api
+	$(BIN)/python -m tests.tools.readme --check
+
+format: $(READY)          ## what ruff can mend, and the README's tables
+	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tests.tools.readme
+
+# PyTorch first and by its exact version: anything that merely depends on it would fetch gigabytes of CUDA libraries
+# where a CPU wheel is at hand.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "torch==$(TORCH)"
+	$(PIP) "tensorrt-rtx==$(RTX)"
+	$(PIP) --editable ".[test,lint]" "torch==$(TORCH)"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,72 @@
+"""Convolutions: dimensions, groups, strides, dilation, transposition, output padding."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from tests.cases import Case, T
+
+
+def conv(name: str, fn: Any, x: tuple[int, ...], weight: tuple[int, ...], bias: int = 0, **kwargs: Any) -> Case:
+    inputs = (T(x), T(weight)) + ((T((bias,)),) if bias else ())
+    weights = (1, 2) if bias else (1,)
+    return Case(name, functools.partial(fn, **kwargs), inputs, weights)
+
+
+CASES = [
+    conv("1d", F.conv1d, (2, 3, 17), (4, 3, 3), 4),
+    conv("1d_no_bias_stride_padding", F.conv1d, (2, 3, 17), (4, 3, 5), stride=2, padding=3),
+    conv("1d_dilation_groups", F.conv1d, (2, 4, 20), (6, 2, 3), 6, dilation=3, groups=2),
+    conv("1d_same", F.conv1d, (1, 2, 9), (2, 2, 4), 2, padding="same"),
+    conv("1d_unbatched", F.conv1d, (3, 11), (4, 3, 3), 4),
+    conv("2d", F.conv2d, (2, 3, 11, 9), (8, 3, 3, 3), 8, padding=1),
+    conv("2d_pointwise", F.conv2d, (2, 8, 5, 5), (4, 8, 1, 1), 4),
+    conv("2d_patches", F.conv2d, (2, 3, 16, 16), (8, 3, 4, 4), 8, stride=4),
+    conv("2d_uneven", F.conv2d, (1, 3, 12, 10), (4, 3, 3, 5), 4, stride=(2, 1), padding=(0, 2), dilation=(2, 1)),
+    conv("2d_depthwise", F.conv2d, (2, 8, 9, 9), (8, 1, 3, 3), 8, padding=1, groups=8),
+    conv("2d_depthwise_double", F.conv2d, (1, 4, 9, 9), (8, 1, 3, 3), padding=1, groups=4),
+    conv("2d_groups", F.conv2d, (2, 8, 9, 9), (12, 2, 3, 3), 12, groups=4, stride=2),
+    conv("2d_unbatched", F.conv2d, (3, 8, 8), (4, 3, 3, 3), 4),
+    conv("3d", F.conv3d, (1, 3, 5, 6, 7), (4, 3, 3, 3, 3), 4, padding=1),
+    conv("3d_uneven", F.conv3d, (2, 2, 7, 6, 9), (4, 2, 1, 2, 3), stride=(1, 2, 3), padding=(0, 1, 1)),
+    conv("3d_groups", F.conv3d, (1, 4, 5, 5, 5), (4, 2, 2, 2, 2), 4, groups=2),
+    conv("transposed_1d", F.conv_transpose1d, (2, 4, 9), (4, 3, 4), 3, stride=2, padding=1),
+    conv("transposed_1d_surplus", F.conv_transpose1d, (1, 4, 6), (4, 3, 3), 3, stride=3, output_padding=2),
+    conv("transposed_2d", F.conv_transpose2d, (2, 4, 7, 6), (4, 5, 2, 2), 5, stride=2),
+    conv(
+        "transposed_2d_output_padding",
+        F.conv_transpose2d,
+        (1, 4, 7, 6),
+        (4, 3, 3, 3),
+        3,
+        stride=2,
+        padding=1,
+        output_padding=1,
+    ),
+    conv(
+        "transposed_2d_surplus",
+        F.conv_transpose2d,
+        (1, 4, 5, 6),
+        (4, 3, 3, 3),
+        3,
+        stride=(3, 2),
+        padding=(1, 0),
+        output_padding=(2, 1),
+    ),
+    conv("transposed_2d_groups", F.conv_transpose2d, (1, 4, 5, 6), (4, 3, 3, 3), 6, stride=2, padding=1, groups=2),
+    conv("transposed_2d_dilation", F.conv_transpose2d, (1, 4, 8, 8), (4, 3, 3, 3), dilation=2, padding=1),
+    conv("transposed_3d", F.conv_transpose3d, (1, 3, 4, 3, 5), (3, 2, 2, 2, 2), 2, stride=2),
+    Case(
+        "weight_computed",
+        lambda x, w, s: F.conv2d(x, w * s),
+        (T((1, 3, 8, 8)), T((4, 3, 3, 3)), T((4, 1, 1, 1))),
+        (1, 2),
+    ),
+    Case("weight_is_data", F.conv2d, (T((1, 3, 8, 8)), T((4, 3, 3, 3)))),
+]
+_BOTH = ("1d", "2d", "2d_depthwise", "3d", "transposed_1d", "transposed_2d", "transposed_2d_surplus")
+CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]

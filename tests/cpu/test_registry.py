@@ -1,0 +1,166 @@
+"""The registry, and the promise of every converter: its parameters and its docstring are ATen's own schema."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cases import all_cases
+from trt_stripped_backend.errors import Unsupported
+from trt_stripped_backend.ops import library
+from trt_stripped_backend.ops import registry as registry_module
+from trt_stripped_backend.ops.registry import Op, bind, op
+
+aten = torch.ops.aten
+OPS = library.all_ops()
+#: The parts of an engine that a schema's arguments do not reach.
+PLACE = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "out"}
+
+
+def each_op() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("one", [pytest.param(o, id=str(t)) for t, o in sorted(OPS.items(), key=str)])
+
+
+def schema_names(target: Any) -> list[str]:
+    return [a.name for a in target._schema.arguments if a.name not in PLACE]
+
+
+@each_op()
+def test_parameters_are_the_schema(one: Op) -> None:
+    names = list(inspect.signature(one.convert).parameters)
+    assert names == ["net", *schema_names(one.target)]
+
+
+@each_op()
+def test_reasons_take_the_same_parameters(one: Op) -> None:
+    for check in one.checks:
+        signature = inspect.signature(check)
+        if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+            continue  # a check of whatever tensors there are
+        assert list(signature.parameters) == schema_names(one.target)
+
+
+@each_op()
+def test_the_docstring_is_the_schema(one: Op) -> None:
+    """One schema, or one a line where overloads share a converter."""
+    paragraph = (inspect.getdoc(one.convert) or "").split("\n\n")[0]
+    told = re.sub(r"\n(?!\w+(\.\w+)?\()", " ", paragraph).splitlines()
+    assert told
+    for line in told:
+        name, _, overload = line.partition("(")[0].partition(".")
+        known = {str(s) for s in schemas(name, overload)}
+        assert normal(line) in {normal(text) for text in known}, f"{line!r} is none of {sorted(known)}"
+
+
+def schemas(name: str, overload: str) -> list[Any]:
+    packet = getattr(aten, name, None)
+    if packet is None or (overload and overload not in packet.overloads()):
+        return []
+    names = packet.overloads() if not overload else [overload]
+    return [getattr(packet, one)._schema for one in names]
+
+
+def normal(schema: str) -> str:
+    """A schema without its namespace and overload, spaces, and the marks of aliasing."""
+    text = schema.removeprefix("aten::").replace("'", '"')
+    text = re.sub(r"^(\w+)\.\w+\(", r"\1(", text)
+    text = re.sub(r"\(\w+!?( -> \*)?\)(?=[ ?\[]|$)", "", text)
+    return re.sub(r"\s+", "", text).replace("SymInt", "int")
+
+
+@each_op()
+def test_bodies_are_short(one: Op) -> None:
+    source = textwrap.dedent(inspect.getsource(one.convert))
+    function = ast.parse(source).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    body = function.body[1 if ast.get_docstring(function) else 0 :]
+    length = (body[-1].end_lineno or 0) - body[0].lineno + 1
+    assert length <= 20, f"{length} lines: a helper with a name reads better"
+
+
+def test_most_bodies_are_a_few_lines() -> None:
+    lengths = sorted(len(inspect.getsource(one.convert).splitlines()) for one in OPS.values())
+    assert lengths[len(lengths) // 2] <= 14
+
+
+@each_op()
+def test_every_op_has_a_case(one: Op) -> None:
+    assert one.target in converted(), "no row in tests/cases reaches it"
+
+
+def converted() -> set[Any]:
+    """The operators that the converted cases are made of."""
+    if not _converted:
+        from tests.harness import lower_case
+
+        for _, case in all_cases():
+            for piece in lower_case(case).partitioned.partitions:
+                _converted.update(node.target for node in piece.module.graph.find_nodes(op="call_function", sort=False))
+    return _converted
+
+
+_converted: set[Any] = set()
+
+# ---------------------------------------------------------------- registration
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Op]:
+    table: dict[Any, Op] = {}
+    monkeypatch.setattr(registry_module, "registry", table)
+    return table
+
+
+def converter(net: Any, self: Any) -> Any:
+    return self
+
+
+def test_a_second_registration_raises(empty: dict[Any, Op]) -> None:
+    op(aten.relu.default)(converter)
+    with pytest.raises(ValueError, match=r"aten\.relu\.default has a converter already"):
+        op(aten.relu.default)(converter)
+
+
+@pytest.mark.parametrize("target", [aten.relu, torch.relu, "aten.relu"])
+def test_only_overloads_are_registered(empty: dict[Any, Op], target: Any) -> None:
+    with pytest.raises(TypeError, match="is not an overload"):
+        op(target)(converter)
+
+
+def test_reasons_reach_every_overload_of_a_line(empty: dict[Any, Op]) -> None:
+    ops = op(aten.sin.default, aten.cos.default)(converter)
+
+    @ops.unless
+    def _(self: torch.Tensor) -> Any:
+        if self.ndim == 0:
+            yield "0-d"
+
+    for one in empty.values():
+        assert list(one.reasons({"self": torch.empty(())})) == ["0-d"]
+        assert list(one.reasons({"self": torch.empty(1)})) == []
+
+
+# ---------------------------------------------------------------- binding
+
+
+def test_arguments_are_bound_by_name_with_defaults() -> None:
+    x = object()
+    assert bind(aten.gelu.default, (x,), {}) == {"self": x, "approximate": "none"}
+    assert bind(aten.gelu.default, (x,), {"approximate": "tanh"}) == {"self": x, "approximate": "tanh"}
+    assert bind(aten.sum.dim_IntList, (x, [1]), {}) == {"self": x, "dim": [1], "keepdim": False, "dtype": None}
+
+
+def test_arguments_of_place_are_dropped() -> None:
+    bound = bind(aten._to_copy.default, (1,), {"dtype": torch.half, "device": "cuda", "non_blocking": True})
+    assert bound == {"self": 1, "dtype": torch.half}
+
+
+def test_a_missing_argument_raises() -> None:
+    with pytest.raises(Unsupported, match="called without its argument 'other'"):
+        bind(aten.atan2.default, (1,), {})

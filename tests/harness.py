@@ -1,0 +1,195 @@
+"""Runs a case without a GPU: its converters on PyTorch tensors, and its real plan through the builder.
+
+The pipeline is the package's own (lowering, partition, canonical order, converters); only the network is another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from trt_stripped_backend import flavour, lowering
+from trt_stripped_backend.build import build as build_engine
+from trt_stripped_backend.build import convert
+from trt_stripped_backend.key import canonical, make_key
+from trt_stripped_backend.ops.library import lookup
+from trt_stripped_backend.ops.net import Net
+from trt_stripped_backend.options import Options
+from trt_stripped_backend.partition import Partitioned, partition
+from trt_stripped_backend.types import Entry, Partition, Rejection, Signature
+from trt_stripped_backend.weights import Split
+
+from .cases import Case
+from .torch_network import TorchNetwork
+
+#: Relative and absolute: a few roundings of the type. Half types are compared with float32.
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+class Emulated(torch.nn.Module):
+    """A partition whose converters run on PyTorch tensors at each call; every slot is an engine input."""
+
+    def __init__(self, piece: Partition, signature: Signature, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.piece, self.signature, self.weights = piece, signature, weights
+        names = [n.name for n in piece.module.graph.find_nodes(op="placeholder")]
+        self.names = [n for n in names if n not in piece.weights]
+
+    def forward(self, bundle: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = {**self.weights, **dict(zip(self.names, inputs, strict=True))}
+        specs = [(f"x{i}", name, spec) for i, (name, spec) in enumerate(self.signature.inputs)]
+        specs += [(slot.name, name, slot.spec) for name, slot in self.signature.slots]
+        network = TorchNetwork({name: given[source].permute(spec.order) for name, source, spec in specs})
+        net = Net(network, flavour.load(), bound=True)
+        convert(self.piece, self.signature, net)
+        network.check()
+        outputs = []
+        for index, spec in enumerate(self.signature.outputs):
+            back = [spec.order.index(d) for d in range(len(spec.order))]
+            outputs.append(network.outputs[f"y{index}"].value.permute(back))
+        return tuple(outputs)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A case as the partitioner sees it."""
+
+    partitioned: Partitioned
+    weights: dict[str, int]  # placeholder → position among the case's inputs
+
+    @property
+    def rejections(self) -> tuple[Rejection, ...]:
+        return self.partitioned.rejections
+
+    def engine(self) -> tuple[Partition, Signature]:
+        """The one engine of the case.
+
+        Raises:
+            AssertionError: something stays in PyTorch, or there is not exactly one engine.
+        """
+        assert not self.rejections, "; ".join(map(str, self.rejections))
+        assert len(self.partitioned.partitions) == 1, f"{len(self.partitioned.partitions)} engines"
+        (piece,) = self.partitioned.partitions
+        return piece, canonical(piece)[1]
+
+
+Compile = Callable[[Lowered], Callable[..., Any]]
+
+
+def lower_case(case: Case) -> Lowered:
+    """Lowers and partitions a case, its weights as parameters."""
+    found: list[Lowered] = []
+
+    def compile(lowered: Lowered) -> Callable[..., Any]:
+        found.append(lowered)
+        return _boxed(lambda *args: lowered.partitioned.module(None, *args))
+
+    _trace(case, case.make(), compile)
+    return found[0]
+
+
+def reject(case: Case) -> None:
+    """Checks that a case stays in PyTorch, for the reason that it names."""
+    reasons = [str(r) for r in lower_case(case).rejections]
+    assert any(str(case.rejected) in reason for reason in reasons), f"no {case.rejected!r} among {reasons}"
+
+
+def emulate(case: Case) -> None:
+    """Compares the converters with PyTorch: every output, by value.
+
+    Raises:
+        AssertionError: a value, shape or dtype differs, or something stays in PyTorch.
+        Refused: TensorRT would not build a layer.
+    """
+    inputs = case.make()
+
+    def compile(lowered: Lowered) -> Callable[..., Any]:
+        piece, signature = lowered.engine()
+        weights = {name: inputs[position] for name, position in lowered.weights.items()}
+        setattr(lowered.partitioned.module, piece.name, Emulated(piece, signature, weights))
+        return _boxed(lambda *args: lowered.partitioned.module(None, *args))
+
+    run = _trace(case, inputs, compile)
+    compare(case, run(*inputs))
+
+
+def build(case: Case, bound: bool) -> Entry:
+    """Builds the real plan of a case: weights as engine inputs, or as placeholders to refit.
+
+    Raises:
+        AssertionError: something stays in PyTorch.
+        BuildFailed: TensorRT refused the network.
+    """
+    piece, signature = lower_case(case).engine()
+    mode = "bound" if bound else "general"
+    key = make_key({"case": case.name, "mode": mode})
+    return build_engine(piece, signature, key, flavour=flavour.load(), mode=mode, options=Options.of({}), tf32=False)
+
+
+def compare(case: Case, outputs: Sequence[torch.Tensor]) -> None:
+    """Compares outputs with eager PyTorch on the CPU; values of half types with PyTorch's in float32."""
+    expected = _flat(case.fn)(*case.make())
+    reference = _reference(case, expected)
+    assert len(outputs) == len(expected), f"{len(outputs)} outputs, {len(expected)} in PyTorch"
+    for index, (got, want, exact) in enumerate(zip(outputs, expected, reference, strict=True)):
+        assert (got.dtype, got.shape) == (want.dtype, want.shape), (
+            f"output {index} is {got.dtype} {tuple(got.shape)}, {want.dtype} {tuple(want.shape)} in PyTorch"
+        )
+        tol = 0.0 if not got.dtype.is_floating_point else case.tol or TOLERANCE[got.dtype]
+        exact = exact if got.dtype.is_floating_point else want
+        close = torch.testing.assert_close
+        close(
+            got.cpu().to(exact.dtype),
+            exact,
+            rtol=tol,
+            atol=tol,
+            equal_nan=True,
+            msg=lambda m, i=index: f"output {i}: {m}",
+        )
+
+
+def _reference(case: Case, expected: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    inputs = case.make()
+    if not any(t.dtype in (torch.float16, torch.bfloat16) for t in [*inputs, *expected]):
+        return expected
+    wide = [t.float() if t.dtype.is_floating_point else t for t in inputs]
+    try:
+        return [t.float() if t.dtype.is_floating_point else t for t in _flat(case.fn)(*wide)]
+    except RuntimeError:  # a function that names a type itself may not take another
+        return expected
+
+
+def _trace(case: Case, inputs: list[torch.Tensor], compile: Compile) -> Callable[..., Any]:
+    graph = fx.Graph()
+    placeholders = tuple(graph.placeholder(f"arg{i}") for i in range(len(inputs)))
+    graph.output(graph.call_function(_flat(case.fn), placeholders))
+
+    def on_lowered(lowered: lowering.Lowered) -> Callable[..., Any]:
+        names = [n.name for n in lowered.module.graph.find_nodes(op="placeholder")]
+        weights = {names[i]: i for i in case.weights}
+        split = Split(lowered.module, len(names), (), frozenset(weights), ())
+        return compile(Lowered(partition(split, Options.of({"min_block_size": 1}), lookup), weights))
+
+    return lowering.trace(fx.GraphModule({}, graph), inputs, on_lowered)
+
+
+def _flat(fn: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def flat(*args: Any) -> tuple[torch.Tensor, ...]:
+        out = fn(*args)
+        return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+
+    return flat
+
+
+def _boxed(run: Callable[..., Any]) -> Callable[..., Any]:
+    """AOTAutograd's convention: one list of arguments."""
+
+    def boxed(args: list[Any]) -> Any:
+        return run(*args)
+
+    boxed._boxed_call = True  # type: ignore[attr-defined]
+    return boxed

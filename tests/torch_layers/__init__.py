@@ -1,0 +1,1 @@
+"""TensorRT's layers on PyTorch tensors: what the documentation says that each computes, and what it refuses."""

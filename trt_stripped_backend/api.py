@@ -1,0 +1,42 @@
+"""Small public functions over the running process: counters, and a refresh of weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import report
+from .live import refresh_all
+
+
+def stats() -> dict[str, Any]:
+    """Counters of this process since its start or :func:`clear_stats`.
+
+    ``builds``, ``hits``, ``misses`` (of the disk cache), ``shared`` (engines loaded already), ``refits``,
+    ``refitted_bytes``, ``engines``, ``fallbacks`` (to PyTorch), ``build_seconds``, ``saved_seconds`` (by hits),
+    ``graphs`` (that Dynamo gave us).
+    """
+    return report.stats.snapshot()
+
+
+def reports() -> list[report.Report]:
+    """What the latest compilations of this process did, oldest first: one report for each of Dynamo's graphs."""
+    return list(report.recent)
+
+
+def clear_stats() -> None:
+    """Sets all counters to zero and forgets the reports."""
+    report.stats.reset()
+    report.recent.clear()
+
+
+def refresh(compiled: Any = None) -> None:
+    """Makes the next call of every compiled model read its weights anew.
+
+    For writes that leave no trace, where an engine or a derived weight holds a copy: ``p.data.add_(…)``, writes through
+    numpy or raw storage, in-place writes to inference tensors. In ``bound`` mode weights that no arithmetic stands
+    between are read at each call anyway.
+
+    Args:
+        compiled: names the model for the reader; all compiled models are refreshed.
+    """
+    refresh_all()

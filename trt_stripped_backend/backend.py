@@ -1,0 +1,227 @@
+"""The backend: from Dynamo's graph to a callable. Read it top to bottom; only this module falls back to PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from . import lowering, refit, run
+from .compilation import VALUED, Compilation, Piece
+from .errors import BuildFailed, OptionError, RefitFailed, TRTStrippedError
+from .flavour import load
+from .live import Bundle, LiveWeights
+from .options import Options
+from .report import recent, stats
+from .types import Entry, Rejection
+from .verify import difference
+
+log = logging.getLogger("trt_stripped_backend")
+
+
+def trt_stripped(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Any = None, mode: str | None = None
+) -> Callable[..., Any]:
+    """The backend that ``torch.compile(model, backend="trt_stripped", options={...})`` calls for each graph.
+
+    Args:
+        gm: Dynamo's graph.
+        example_inputs: its arguments, real tensors.
+        options: see :class:`~.Options`.
+        mode: torch.compile's; none but the default is known.
+
+    Raises:
+        OptionError: an unknown option, or a value that it does not take.
+        BuildFailed: with ``require_full``, when anything would run in PyTorch.
+    """
+    chosen = Options.of(options)
+    if mode not in (None, "default"):
+        raise OptionError(f"mode={mode!r} is Inductor's; this backend takes options={{...}}")
+    stats.add(graphs=1)
+    compilation = _start(chosen, example_inputs)
+    if isinstance(compilation, Rejection):
+        return _eager(gm, compilation, chosen)
+    compiled = lowering.trace(gm, example_inputs, lambda lowered: _callable(compilation, lowered))
+    recent.append(compilation.report)
+
+    def call(*args: Any) -> Any:
+        # torch 2.11 does not guard requires_grad of parameters, and AOT runs the inner callable with grad off.
+        if torch.is_grad_enabled() and _needs_grad(args):
+            return gm(*args)
+        try:
+            return compiled(*args)
+        except RefitFailed as error:
+            stats.add(fallbacks=1)
+            _warn(f"this call runs in PyTorch: {error}")
+            return gm(*args)
+
+    return call
+
+
+def reset() -> None:
+    """Called by ``torch._dynamo.reset()``: forgets the engines that were loaded."""
+    refit.clear_pools()
+    run.release()
+
+
+trt_stripped.reset = reset  # type: ignore[attr-defined]
+
+
+def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
+    """A compilation for these inputs, or why they stay in PyTorch."""
+    tensors = [t for t in inputs if isinstance(t, torch.Tensor)]
+    if torch.is_grad_enabled() and _needs_grad(tensors):
+        return Rejection("", "graph", "grad", "a gradient is needed; use torch.no_grad() or inference_mode() to serve")
+    device = next((t.device for t in tensors if t.device.type == "cuda"), None)
+    if device is None:
+        what = "no CUDA device is available" if not torch.cuda.is_available() else "its tensors are on the CPU; use .cuda()"
+        return Rejection("", "graph", "device", what)
+    try:
+        flavour = load(options.flavour)
+    except OptionError:
+        raise
+    except TRTStrippedError as error:
+        return Rejection("", "graph", "device", str(error))
+    return Compilation.of(options, flavour, device)
+
+
+def _callable(compilation: Compilation, lowered: lowering.Lowered) -> Callable[..., Any]:
+    """The callable over a lowered graph: its engines, and what stays in PyTorch."""
+    planned, device = compilation.plan(lowered), compilation.device
+    assert device is not None
+    slots = [piece.signature.slots for piece in planned.pieces]
+    copies = compilation.mode != "bound"
+    live = LiveWeights(planned.split, slots, copies=copies, names=lowered.names, device=device)
+    module = planned.cut.module
+    for index, piece in enumerate(planned.pieces):
+        module.set_submodule(piece.partition.name, EngineCall(index, piece, compilation))
+    forward = module.forward
+
+    def call(args: list[Any]) -> Any:
+        given = tuple(args)
+        args.clear()  # lets inputs be freed as soon as they are used
+        bundle = live.current(given)
+        return forward(bundle, *given, *bundle.set.values)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
+
+
+class EngineCall(nn.Module):
+    """One partition in the split graph: the engine, or PyTorch where the engine failed."""
+
+    def __init__(self, index: int, piece: Piece, compilation: Compilation) -> None:
+        super().__init__()
+        self.index, self.piece, self.compilation = index, piece, compilation
+        self.names = [n.name for n in piece.partition.module.graph.find_nodes(op="placeholder")]
+        inputs = [name for name in self.names if name not in piece.partition.weights]
+        self.inputs = {name: i for i, name in enumerate(inputs)}
+        self.slots = {name: i for i, (name, _) in enumerate(piece.signature.slots)}
+        self.valued: OrderedDict[tuple[int, ...], run.Runner | None] | None = None
+        self.failed = self.verified = False
+        self.runner: run.Runner | None = None
+        if compilation.mode in VALUED:
+            self.valued, self.token = OrderedDict(), None
+        else:
+            self.runner = self._runner(piece.entry)
+            self.failed = self.runner is None
+
+    def forward(self, weights: Bundle, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.failed:
+            return self.in_torch(weights, *inputs)
+        runner = self.runner if self.valued is None else self._runner_of_values(weights)
+        if runner is None:
+            return self.in_torch(weights, *inputs)
+        try:
+            outputs = runner(weights, *inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TRTStrippedError) as error:
+            return self._fail("build", str(error), self.in_torch(weights, *inputs))
+        if self.compilation.options.verify and not self.verified:
+            self.verified = True
+            reference = self.in_torch(weights, *inputs)
+            found = difference(outputs, reference, tf32=self.compilation.tf32)
+            if found:
+                return self._fail("verify", found, reference)
+        return outputs
+
+    def in_torch(self, weights: Bundle, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The same partition in PyTorch."""
+        slots = weights.slots(self.index)
+        values = [inputs[self.inputs[n]] if n in self.inputs else slots[self.slots[n]] for n in self.names]
+        result: tuple[torch.Tensor, ...] = self.piece.partition.module(*values)
+        return result
+
+    def _runner(self, entry: Entry | None) -> run.Runner | None:
+        device = self.compilation.device
+        if entry is None or device is None:
+            return None
+        pool = refit.pool(entry, device, self.compilation.options.max_weight_sets)
+        return run.Runner(self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit)
+
+    def _runner_of_values(self, weights: Bundle) -> run.Runner | None:
+        """The runner for weights of these values; values that changed mean another key, so a lookup or a build."""
+        assert self.valued is not None
+        if weights.set.token is self.token:
+            return self.runner
+        stamp = weights.set.stamps[self.index]
+        if stamp not in self.valued:
+            names = [slot.name for _, slot in self.piece.signature.slots]
+            entry = self.compilation.entry(self.piece, dict(zip(names, weights.slots(self.index), strict=True)))
+            if self.runner is not None and entry is not None:
+                before = self.runner.pool.entry
+                log.info("%s: weights changed, key %s → %s", self.piece.partition.name, before.key[:12], entry.key[:12])
+            while len(self.valued) >= self.compilation.options.max_weight_sets:
+                self.valued.popitem(last=False)
+            self.valued[stamp] = self._runner(entry)
+            self.verified = False
+        self.valued.move_to_end(stamp)
+        self.runner, self.token = self.valued[stamp], weights.set.token
+        return self.runner
+
+    def _fail(self, kind: str, why: str, result: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        part = self.piece.partition
+        self.failed = True
+        self.compilation.reject(Rejection("", part.name, kind, " ".join(why.split())))
+        stats.add(fallbacks=1)
+        if self.compilation.options.require_full:
+            raise BuildFailed(f"{part.name} (require_full): {why}")
+        _warn(f"{part.name} ({part.nodes} operators) runs in PyTorch from now on: {why}")
+        return result
+
+
+def _eager(gm: fx.GraphModule, why: Rejection, options: Options) -> Callable[..., Any]:
+    if options.require_full:
+        raise BuildFailed(f"require_full: the graph would run in PyTorch: {why.reason}")
+    stats.add(fallbacks=1)
+    _warn(f"the model runs in PyTorch: {why.reason}")
+    return gm
+
+
+_warned: set[str] = set()
+_warn_lock = threading.Lock()
+
+
+def _warn(message: str) -> None:
+    """A log line each time, a warning once."""
+    log.warning(message)
+    with _warn_lock:
+        if message in _warned:
+            return
+        _warned.add(message)
+    warnings.warn(f"trt_stripped: {message}", stacklevel=3)
+
+
+def _needs_grad(args: Sequence[Any]) -> bool:
+    return any(a.requires_grad for a in args if isinstance(a, torch.Tensor))
+
+
+def _count_refit(size: int) -> None:
+    stats.add(refits=1, refitted_bytes=size)

@@ -1,0 +1,180 @@
+"""Partition → network → plan → :class:`~.types.Entry`.
+
+Never needs a weight's value except in the modes that build values in: a slot is an engine input (``bound``) or a named
+placeholder (``general``), so a miss copies no weight to the host.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from .errors import BuildFailed, Unsupported
+from .flavour import Flavour, logger, messages, trt
+from .ops.net import Net
+from .ops.registry import bind, is_getitem, registry
+from .options import Options
+from .precision import applied
+from .types import Entry, Json, Key, Partition, Signature, dtype_name
+
+#: TensorRT-RTX keeps state between refittable builds of one process; one build at a time is also what memory allows.
+_build_lock = threading.Lock()
+
+
+def build(
+    partition: Partition,
+    signature: Signature,
+    key: Key,
+    *,
+    flavour: Flavour,
+    mode: str,
+    options: Options,
+    tf32: bool,
+    values: Mapping[str, torch.Tensor] | None = None,
+) -> Entry:
+    """Builds the engine of a partition.
+
+    Args:
+        partition: the piece of the graph.
+        signature: its tensors in canonical order, which gives the engine's names.
+        key: goes into the entry.
+        flavour: the TensorRT to build with.
+        mode: ``bound``, ``general``, ``identical`` or ``immutable``.
+        options: builder settings.
+        tf32: whether float32 matrix products may round to TF32.
+        values: weights by slot name, in the layout of their slots; for ``identical`` and ``immutable`` alone.
+
+    Raises:
+        BuildFailed: TensorRT refused the network; the message carries TensorRT's own.
+    """
+    messages.clear()
+    start = time.perf_counter()
+    try:
+        # Compiler callbacks run under an active FakeTensorMode; literals are real.
+        with _build_lock, applied(tf32), unset_fake_temporarily():
+            builder = trt.Builder(logger())
+            network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+            plain_refit = mode == "general" and not flavour.refit_individual
+            net = Net(
+                network, flavour, bound=mode == "bound", values=_host(signature, values),
+                mark=mode == "general" and flavour.refit_individual, name_literals=plain_refit,
+            )  # fmt: skip
+            convert(partition, signature, net)
+            config = _config(builder, flavour, mode, options, tf32)
+            serialized = builder.build_serialized_network(network, config)
+    except (Unsupported, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise BuildFailed(f"{partition.name}: {error}") from error
+    if serialized is None:
+        raise BuildFailed(f"{partition.name}: TensorRT built no engine: {messages.text()}")
+    plan = bytes(memoryview(serialized))
+    header: dict[str, Json] = {
+        "flavour": [flavour.name, str(flavour.version)],
+        "mode": mode,
+        "tf32": tf32,
+        "inputs": [spec.to_json() for _, spec in signature.inputs],
+        "slots": [[slot.name, slot.spec.to_json()] for _, slot in signature.slots],
+        "outputs": [spec.to_json() for spec in signature.outputs],
+        "literals": {name: _encode(value) for name, value in net.literals.items()},
+        "nodes": partition.nodes,
+        "layers": network.num_layers,
+        "build_seconds": time.perf_counter() - start,
+        "parts": key.parts,
+    }
+    return Entry(key.digest, header, plan)
+
+
+def _host(signature: Signature, values: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+    """Weights on the host, in memory order."""
+    if values is None:
+        return None
+    return {s.name: values[s.name].permute(s.spec.order).contiguous().cpu() for _, s in signature.slots}
+
+
+def convert(partition: Partition, signature: Signature, net: Net) -> None:
+    """Fills the network: inputs and slots, each node through its converter, outputs.
+
+    Raises:
+        Unsupported: a converter gave up, or made another shape or dtype than PyTorch.
+    """
+    values: dict[fx.Node, Any] = {}
+    inputs = {name: functools.partial(net.input, f"x{i}", spec) for i, (name, spec) in enumerate(signature.inputs)}
+    slots = {name: functools.partial(net.slot, slot) for name, slot in signature.slots}
+    for node in partition.module.graph.nodes:
+        net.node, net.out = f"{len(values)}:{node.target}", node.meta.get("val")
+        if node.op == "placeholder":
+            make = inputs.get(node.name) or slots.get(node.name)
+            values[node] = make() if make is not None else None
+        elif node.op == "get_attr":
+            values[node] = net.constant(functools.reduce(getattr, str(node.target).split("."), partition.module))
+        elif is_getitem(node):
+            values[node] = values[node.args[0]][node.args[1]]
+            if values[node] is None and node.users:
+                raise Unsupported(f"{node.args[0].target} gives no output {node.args[1]} in TensorRT")
+        elif node.op == "call_function":
+            lookup = values.__getitem__
+            arguments = bind(node.target, fx.node.map_arg(node.args, lookup), fx.node.map_arg(node.kwargs, lookup))
+            values[node] = registry[node.target].convert(net, **arguments)
+            _check(node, values[node], net)
+    leaving = partition.module.graph.output_node().args[0]
+    for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):  # type: ignore[arg-type]
+        net.output(values[node], f"y{index}", spec)  # type: ignore[index]
+
+
+def _check(node: fx.Node, made: Any, net: Net) -> None:
+    """A converter must make what PyTorch makes: shape and dtype of each output."""
+    expected = node.meta["val"]
+    pairs = zip(made, expected, strict=False) if isinstance(expected, (tuple, list)) else [(made, expected)]
+    for value, fake in pairs:
+        if value is None or not isinstance(fake, torch.Tensor):
+            continue
+        have = (tuple(value.shape), net.dtype(value))
+        want = (tuple(fake.shape), fake.dtype)
+        if have != want:
+            raise Unsupported(
+                f"{node.target} gives {dtype_name(have[1])}{list(have[0])} in TensorRT, "
+                f"{dtype_name(want[1])}{list(want[0])} in PyTorch"
+            )
+
+
+def _config(builder: Any, flavour: Flavour, mode: str, options: Options, tf32: bool) -> Any:
+    config = builder.create_builder_config()
+    flags = trt.BuilderFlag
+    if mode == "general":
+        config.set_flag(flags.STRIP_PLAN)
+        config.set_flag(getattr(flags, "REFIT_INDIVIDUAL", None) or flags.REFIT)
+    elif mode == "identical":
+        config.set_flag(flags.STRIP_PLAN)
+        config.set_flag(flags.REFIT_IDENTICAL)
+    (config.set_flag if tf32 else config.clear_flag)(flags.TF32)
+    if options.workspace_size is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_size)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
+    if options.hardware_compatible and not flavour.is_rtx:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.version_compatible and not flavour.is_rtx:
+        config.set_flag(flags.VERSION_COMPATIBLE)
+    return config
+
+
+def _encode(value: torch.Tensor) -> Json:
+    raw = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    return [dtype_name(value.dtype), list(value.shape), base64.b64encode(raw).decode()]
+
+
+def decode_literal(data: Json) -> torch.Tensor:
+    """A literal of an entry's header, on the host."""
+    dtype, shape, raw = data
+    flat = torch.frombuffer(bytearray(base64.b64decode(raw)), dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
+    return flat.view(getattr(torch, dtype)).reshape(shape)
+

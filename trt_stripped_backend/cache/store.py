@@ -1,0 +1,256 @@
+"""The engine cache: entries by key, in one or several directories."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import CacheError
+from ..options import Options
+from ..types import Entry, Key
+from . import upkeep
+from .audit import audit
+from .diff import differences, nearest
+from .entry import canonical, encode
+from .files import entry_name
+from .folder import Folder, TooLarge
+from .folders import Folders
+from .lock import OsLock
+from .records import Freed, Problem, Record
+
+log = logging.getLogger("trt_stripped_backend")
+
+#: Seconds between two looks at an entry that another process builds.
+_POLL = 0.05
+
+#: Entries of each directory that a miss is compared with.
+_LOOK = 64
+
+
+class EngineCache:
+    """Entries in ``dirs``: all are searched in order, the first that can be written is written.
+
+    A directory is made when it is first written, mode 0700. One that is a symbolic link, another user's (root's
+    excepted), or writable by others is not used, since a plan is code. Nothing is held open between two calls, so a
+    cache may be used from threads and across forks. Every entry is verified before it is handed out.
+
+    Args:
+        dirs: where entries lie.
+        size_limit: bytes of entries in the directory that is written; the least recently used ones leave first.
+        lock_timeout: seconds to wait for another process that builds the same entry, before building it too.
+        errors: ``"warn"``: trouble is logged once and costs time, never the answer; ``"raise"``: it raises
+            :class:`~.errors.CacheError` or :class:`~.errors.BadEntry`.
+    """
+
+    def __init__(self, dirs: Sequence[Path], *, size_limit: int, lock_timeout: float, errors: str = "warn") -> None:
+        self._folders = Folders(dirs, size_limit=size_limit, errors=errors)
+        self.size_limit = size_limit
+        self.lock_timeout = lock_timeout
+
+    @property
+    def dirs(self) -> tuple[Path, ...]:
+        return self._folders.paths
+
+    def get(self, key: Key) -> Entry | None:
+        """The entry of ``key``, or None. A hit makes it the most recently used one; a bad entry is removed."""
+        entry = self._get(key.digest)
+        if entry is None:
+            log.debug("cache miss %s", key.digest[:12])
+        else:
+            log.info("cache hit %s, %s s of building saved", key.digest[:12], entry.header.get("build_seconds", "?"))
+        return entry
+
+    def put(self, key: Key, entry: Entry) -> bool:
+        """Stores an entry, all or nothing; whether it did.
+
+        Raises:
+            ValueError: it is another key's.
+        """
+        if entry.key != key.digest:
+            raise ValueError(f"an entry of key {entry.key} was to be stored under {key}")
+        return self._put(entry)
+
+    def get_blob(self, kind: str, name: str) -> bytes | None:
+        """What :meth:`put_blob` stored last, verified, or None."""
+        entry = self._get(_blob_digest(kind, name))
+        return None if entry is None else entry.plan
+
+    def put_blob(self, kind: str, name: str, data: bytes) -> bool:
+        """Keeps bytes beside the plans (a runtime or timing cache), in place of what the name held; whether it did."""
+        return self._put(Entry(_blob_digest(kind, name), {"blob": {"kind": kind, "name": name}}, data))
+
+    @contextmanager
+    def building(self, key: Key) -> Iterator[Entry | None]:
+        """Single flight: yields None to the one caller that should build, and to all others the entry that it stored.
+
+        Others wait, in this process and elsewhere. A builder that dies gives way at once, one that hangs after
+        ``lock_timeout`` seconds. Without a directory that can be written everyone builds.
+        """
+        folder = self._folders.writer()
+        if folder is None:
+            yield None
+            return
+        lock = folder.key_lock(key.digest)
+        entry = None
+        try:
+            try:
+                entry = self._await(folder, lock, key)
+            except CacheError as error:
+                self._folders.trouble(folder.path, "lock", error)
+            if entry is not None:
+                lock.release(forget=True)  # the others need not wait for what is done with the entry
+            yield entry
+        finally:
+            lock.release(forget=True)
+
+    def explain_miss(self, key: Key) -> list[str]:
+        """Names of the parts in which ``key`` differs from the nearest other entry; empty if there is none.
+
+        Looked for among the entries that were used last, so that a large cache does not slow down a miss.
+        """
+        others = [record for folder in self._folders for record in upkeep.records(folder, latest=_LOOK)]
+        near = nearest(key.parts, (record.parts for record in others if record.parts and record.key != key.digest))
+        return [] if near is None else [found.part for found in differences(near, key.parts)]
+
+    def entries(self) -> list[Record]:
+        """What is stored, most recently used first; blobs are not listed, nothing is verified."""
+        found = [record for folder in self._folders for record in upkeep.records(folder)]
+        return sorted(found, key=lambda record: record.used, reverse=True)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all entries and blobs, in all directories."""
+        return sum(info.st_size for folder in self._folders for info in folder.sizes().values())
+
+    def check(self) -> list[Problem]:
+        """Audits every directory: owners and modes, digests of all entries, index against files, left-overs, size."""
+        problems: list[Problem] = []
+        for path in self.dirs:
+            try:
+                folder = self._folders.open(path)
+                problems.extend(audit(folder) if folder else ())
+            except OSError as error:
+                problems.append(Problem("directory", path, str(error)))
+        return problems
+
+    def prune(self, size_limit: int | None = None) -> Freed:
+        """Removes damaged entries and left-overs, mends the index, culls down to ``size_limit`` (default: the cache's).
+
+        Only in the directory that is written.
+        """
+        limit = self.size_limit if size_limit is None else size_limit
+        return self._clean(lambda folder: upkeep.prune(self._folders, folder, limit))
+
+    def clear(self) -> Freed:
+        """Removes every entry and blob from the directory that is written."""
+        return self._clean(lambda folder: upkeep.measured(folder, folder.clear))
+
+    def pack(self, path: Path, keys: Iterable[Key | str] | None = None) -> list[str]:
+        """Writes entries (default: all) to one file; returns their keys.
+
+        Raises:
+            CacheError: there is no such entry.
+            BadEntry: one is damaged.
+            OSError: ``path`` cannot be written.
+        """
+        chosen = [record.key for record in self.entries()] if keys is None else [str(key) for key in keys]
+        chosen = list(dict.fromkeys(chosen))
+        upkeep.pack(self._folders, path, chosen)
+        return chosen
+
+    def unpack(self, path: Path) -> list[str]:
+        """Adds the entries of a file that :meth:`pack` wrote, after all of it was verified; returns their keys.
+
+        Raises:
+            BadEntry: the file is no pack, or damaged; then nothing was added.
+            CacheError: no directory can be written, or the cache may not hold so much.
+            OSError: ``path`` cannot be read.
+        """
+        folder = self._folders.writer()
+        if folder is None:
+            raise self._folders.unwritable()
+        return upkeep.unpack(folder, path)
+
+    def close(self) -> None:
+        """Forgets the directories; they are examined anew when the cache is used again."""
+        self._folders.close()
+
+    def _get(self, digest: str) -> Entry | None:
+        found = self._folders.read(digest)
+        if found is None:
+            return None
+        entry, folder = found
+        folder.used(digest)
+        return entry
+
+    def _put(self, entry: Entry) -> bool:
+        entry_name(entry.key)  # a key that is no digest is the caller's mistake, not the disk's
+        folder = self._folders.writer()
+        if folder is None:
+            self._folders.trouble(self.dirs[0], "write", self._folders.unwritable())
+            return False
+        try:
+            folder.store(entry.key, encode(entry))
+        except TooLarge as error:
+            self._folders.trouble(folder.path, f"size {entry.key}", error)
+            return False
+        except (OSError, TypeError, ValueError) as error:
+            self._folders.trouble(folder.path, "write", error)
+            return False
+        return True
+
+    def _await(self, folder: Folder, lock: OsLock, key: Key) -> Entry | None:
+        """The entry once someone has stored it, or None with ``lock`` held, or None after the timeout."""
+        deadline = time.monotonic() + self.lock_timeout
+        waited = False
+        while True:
+            left = deadline - time.monotonic()
+            if lock.take(max(0.0, min(_POLL, left))):
+                return self.get(key)
+            # All who wait go on together as soon as the entry is there, not one after the other.
+            if folder.file(key.digest).exists():
+                entry = self.get(key)
+                if entry is not None:
+                    return entry
+            if left <= 0:
+                log.warning("cache: %s is being built for %g s elsewhere; building it too", key, self.lock_timeout)
+                return None
+            if not waited:
+                log.info("cache: waiting for another process that builds %s", key.digest[:12])
+                waited = True
+
+    def _clean(self, act: Callable[[Folder], Freed]) -> Freed:
+        folder = self._folders.writer()
+        if folder is None:
+            self._folders.trouble(self.dirs[0], "write", self._folders.unwritable())
+            return Freed(0, 0)
+        try:
+            return act(folder)
+        except CacheError as error:
+            self._folders.trouble(folder.path, "clean", error)
+            return Freed(0, 0)
+
+
+def _blob_digest(kind: str, name: str) -> str:
+    return hashlib.sha256(canonical(["blob", kind, name])).hexdigest()
+
+
+def open_cache(dir: Path | str | Sequence[Path | str] | None = None) -> EngineCache:
+    """The cache in ``dir`` (one or several directories), else where ``TRT_STRIPPED_CACHE_DIR`` or the default says.
+
+    Size, lock timeout and what trouble does come from the variables of these options.
+
+    Raises:
+        OptionError: a variable has a bad value.
+    """
+    options = Options.of({} if dir is None else {"cache_dir": dir})
+    return EngineCache(
+        options.cache_dirs,
+        size_limit=options.cache_size,
+        lock_timeout=options.lock_timeout,
+        errors=options.cache_errors,
+    )

@@ -1,0 +1,223 @@
+"""One compilation: lowering's graph → weights → partition → key → cache → build, with a report of all of it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from . import refit, weights
+from .build import build
+from .cache import EngineCache
+from .errors import BuildFailed, OptionError
+from .fingerprint import fingerprint
+from .flavour import Flavour
+from .key import canonical, environment, make_key
+from .lowering import Lowered
+from .ops.library import lookup
+from .ops.registry import is_getitem
+from .options import Options
+from .partition import Partitioned, partition
+from .precision import tf32_allowed
+from .report import EngineReport, Report, stats
+from .types import Entry, Json, Key, Partition, Rejection, Signature
+
+log = logging.getLogger("trt_stripped_backend")
+
+#: Modes whose plans depend on the weights' values, so that nothing can be looked up before those are known.
+VALUED = ("identical", "immutable")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A partition on its way to an engine.
+
+    Attributes:
+        graph: its canonical form.
+        entry: the engine; None if the build failed, if only a look was asked for, or if the mode needs values first.
+    """
+
+    partition: Partition
+    signature: Signature
+    graph: Json
+    entry: Entry | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a lowered graph became."""
+
+    split: weights.Split
+    cut: Partitioned
+    pieces: tuple[Piece, ...]
+
+
+@dataclass
+class Compilation:
+    """The pipeline from a lowered graph to entries, for one of Dynamo's graphs.
+
+    Attributes:
+        device: where the engines will run; None when only plans are made, for any GPU.
+        look_only: search the cache, and build nothing.
+    """
+
+    options: Options
+    flavour: Flavour
+    mode: str
+    device: torch.device | None
+    cache: EngineCache | None
+    tf32: bool
+    report: Report = field(default_factory=Report)
+    look_only: bool = False
+
+    @classmethod
+    def of(cls, options: Options, flavour: Flavour, device: torch.device | None, *, look_only: bool = False) -> Compilation:
+        mode, why = refit_mode(options, flavour)
+        report = Report(flavour=str(flavour), mode=mode, why=why)
+        cache = None if mode == "immutable" else _cache(options)
+        return cls(options, flavour, mode, device, cache, tf32_allowed(), report, look_only)
+
+    def plan(self, lowered: Lowered) -> Planned:
+        """Partitions of a lowered graph with their entries, in the order of execution.
+
+        Raises:
+            BuildFailed: with ``require_full``, when anything would run in PyTorch; names all of it.
+        """
+        split = weights.split(lowered)
+        cut = partition(split, self.options, lookup, refit=self.mode != "immutable")
+        self.reject(*cut.rejections)
+        self.report.graphs += 1
+        self.report.derived += sum(len(piece.names) for piece in split.derived)
+        self.report.nodes += sum(p.nodes for p in cut.partitions) + len(cut.rejections)
+        pieces = []
+        for part in cut.partitions:
+            graph, signature = canonical(part)
+            piece = Piece(part, signature, graph, None)
+            entry = self.entry(piece) if self.mode not in VALUED else None
+            pieces.append(Piece(part, signature, graph, entry))
+        if self.options.require_full and self.report.rejections:
+            listed = "\n  ".join(map(str, self.report.rejections))
+            raise BuildFailed(f"require_full: these would run in PyTorch:\n  {listed}")
+        return Planned(split, cut, tuple(pieces))
+
+    def entry(self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None) -> Entry | None:
+        """The engine of a piece: in use already, from the cache, or built. None, with a Rejection, if it cannot be had.
+
+        Args:
+            piece: the partition in canonical form.
+            values: its weights by slot name, in the layout of their slots, for the modes that need them.
+        """
+        environ = environment(
+            (self.flavour.name, str(self.flavour.version)), self._target(), self.mode, self.options.in_key(), tf32=self.tf32
+        )
+        parts = {"graph": piece.graph, **environ}
+        if values is not None:
+            parts["weights"] = fingerprint(list(values.values()))
+        key = make_key(parts)
+        start = time.perf_counter()
+        entry, status = None, "failed"
+        try:
+            entry, status = self._found_or_built(piece, key, values)
+        except BuildFailed as error:
+            self.reject(Rejection("", piece.partition.name, "build", " ".join(str(error).split())))
+        self._note(piece, key, entry, status, time.perf_counter() - start)
+        return entry
+
+    def reject(self, *rejections: Rejection) -> None:
+        """Keeps and logs why something stays in PyTorch."""
+        self.report.rejections.extend(rejections)
+        for rejection in rejections:
+            log.info("in PyTorch: %s", rejection)
+
+    def _found_or_built(
+        self, piece: Piece, key: Key, values: Mapping[str, torch.Tensor] | None
+    ) -> tuple[Entry | None, str]:
+        in_use = refit.loaded(key.digest, self.device) if self.device is not None else None
+        if in_use is not None:
+            return in_use, "shared"
+        found = self.cache.get(key) if self.cache is not None else None
+        if found is not None or self.look_only:
+            return found, "hit" if found is not None else "miss"
+        make = functools.partial(
+            build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=self.options,
+            tf32=self.tf32, values=values,
+        )  # fmt: skip
+        if self.cache is None:
+            return make(), "built"
+        with self.cache.building(key) as other:
+            if other is not None:
+                return other, "hit"
+            entry = make()
+            self.cache.put(key, entry)
+            return entry, "built"
+
+    def _target(self) -> Json:
+        """What a plan is for. RTX plans run on every GPU since Ampere, so no GPU is named and a build needs none."""
+        if self.flavour.is_rtx:
+            return "portable"
+        properties = torch.cuda.get_device_properties(self.device or torch.cuda.current_device())
+        return [properties.name, properties.major, properties.minor]
+
+    def _note(self, piece: Piece, key: Key, entry: Entry | None, status: str, seconds: float) -> None:
+        part = piece.partition
+        built = float(entry.header["build_seconds"]) if entry is not None else 0.0
+        saved = max(built - seconds, 0.0) if status in ("hit", "shared") else 0.0
+        nodes = [n for n in part.module.graph.nodes if n.op == "call_function" and not is_getitem(n)]
+        ops = Counter(str(n.target).removesuffix(".default") for n in nodes)
+        explain = self.cache is not None and status in ("miss", "built")
+        differs = tuple(self.cache.explain_miss(key)) if self.cache is not None and explain else ()
+        specs = [slot.spec for _, slot in piece.signature.slots]
+        self.report.partitions.append(EngineReport(
+            part.name, part.nodes, dict(ops), key.digest, status, seconds, saved, len(entry.plan) if entry else 0,
+            len(specs), sum(s.nbytes for s in specs), differs,
+        ))  # fmt: skip
+        counts: dict[str, float] = {"engines": status != "failed", "saved_seconds": saved}
+        names = {"built": "builds", "hit": "hits", "shared": "shared", "failed": "fallbacks"}
+        counts |= {names[status]: 1} if status in names else {}
+        counts |= {"misses": 1, "build_seconds": built} if status in ("built", "miss") else {}
+        stats.add(**counts)
+        log.info("%s: %s in %.2f s, %d operators, key %s", part.name, status, seconds, part.nodes, key.digest[:12])
+        log.debug("key %s: %s", key.digest[:12], {name: _short(value) for name, value in key.parts.items()})
+
+
+def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
+    """What the mode becomes, and why.
+
+    Raises:
+        OptionError: ``general`` on a TensorRT that is documented to compute it wrongly, without ``verify``.
+    """
+    mode = options.refit_mode
+    if mode == "identical" and not flavour.refit_identical:
+        log.warning("refit_mode='identical': %s has no REFIT_IDENTICAL; using 'general'", flavour)
+        return "general", f"{flavour} has no REFIT_IDENTICAL"
+    if mode == "general" and flavour.drops_gemm_bias and not options.verify:
+        raise OptionError(f"refit_mode='general' on {flavour}: it may drop GEMM biases; use 'bound', or add verify=True")
+    if mode != "auto":
+        return mode, "asked for"
+    if flavour.is_rtx:
+        return "bound", "the fastest on tensorrt_rtx to build, start, update and run"
+    if flavour.drops_gemm_bias:
+        return "bound", f"{flavour} may drop GEMM biases under refit"
+    return "general", "the default on tensorrt"
+
+
+@functools.lru_cache(maxsize=8)
+def _open(dirs: Sequence[Any], size: int, timeout: float, errors: Any) -> EngineCache:
+    return EngineCache(dirs, size_limit=size, lock_timeout=timeout, errors=errors)
+
+
+def _cache(options: Options) -> EngineCache | None:
+    if not options.cache:
+        return None
+    return _open(options.cache_dirs, options.cache_size, options.lock_timeout, options.cache_errors)
+
+
+def _short(value: Json) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

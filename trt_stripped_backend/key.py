@@ -1,0 +1,176 @@
+"""What decides a plan, as named parts, and the digest over them. Pure: reads no weight's value.
+
+The graph is written down in canonical form: nodes in post-order from the outputs, numbered by position, so that FX
+names, module paths and the order in which Python met the nodes do not matter; arguments by schema name with defaults
+filled in; floats by their bits; constants by the SHA-256 of their bytes. An argument of unknown type raises: a key
+never guesses.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from .errors import Unsupported
+from .ops.registry import bind, is_getitem
+from .types import Json, Key, Partition, Signature, Slot, TensorSpec, dtype_name
+
+FORMAT = 1
+
+
+def canonical_json(value: Json) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Json) -> str:
+    """SHA-256 of a JSON value in canonical form, hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def make_key(parts: dict[str, Json]) -> Key:
+    """The key over named parts; each part is a JSON tree."""
+    parts = {"format": FORMAT, **parts}
+    return Key(digest(parts), parts)
+
+
+def canonical(partition: Partition) -> tuple[Json, Signature]:
+    """The canonical graph of a partition and its tensors in canonical order.
+
+    Raises:
+        Unsupported: an argument has a type that the canonical form does not know.
+    """
+    return _Canonical(partition).run()
+
+
+class _Canonical:
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.number: dict[fx.Node, int] = {}
+        self.nodes: list[Json] = []
+        self.inputs: list[tuple[str, TensorSpec]] = []
+        self.slots: list[tuple[str, Slot]] = []
+
+    def run(self) -> tuple[Json, Signature]:
+        output = self.partition.module.graph.output_node()
+        leaving = list(output.args[0])  # type: ignore[arg-type]
+        for node in leaving:
+            self._visit(node)
+        specs = tuple(TensorSpec.of(node.meta["val"]) for node in leaving)
+        graph = {
+            "nodes": self.nodes,
+            "outputs": [[self.number[node], spec.to_json()] for node, spec in zip(leaving, specs, strict=True)],
+        }
+        return graph, Signature(tuple(self.inputs), tuple(self.slots), specs)
+
+    def _visit(self, root: fx.Node) -> None:
+        stack = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node in self.number:
+                continue
+            if not ready:
+                stack.append((node, True))
+                stack.extend((i, False) for i in reversed(node.all_input_nodes) if i not in self.number)
+                continue
+            record = self._record(node)
+            self.number[node] = len(self.nodes)
+            self.nodes.append(record)
+
+    def _record(self, node: fx.Node) -> Json:
+        if node.op == "placeholder":
+            spec = TensorSpec.of(node.meta["val"])
+            if node.name in self.partition.weights:
+                self.slots.append((node.name, Slot(f"w{len(self.slots)}", spec)))
+                return ["slot", spec.to_json()]
+            self.inputs.append((node.name, spec))
+            return ["input", spec.to_json()]
+        if node.op == "get_attr":
+            return ["literal", _literal(functools.reduce(getattr, str(node.target).split("."), self.partition.module))]
+        if is_getitem(node):
+            return ["getitem", self._argument(node.args[0]), node.args[1]]
+        assert isinstance(node.target, torch._ops.OpOverload)
+        arguments = bind(node.target, node.args, dict(node.kwargs))
+        named = {name: self._argument(value) for name, value in arguments.items()}
+        return [str(node.target), named, _outputs(node.meta["val"])]
+
+    def _argument(self, value: Any) -> Json:
+        if isinstance(value, fx.Node):
+            return {"node": self.number[value]}
+        if value is None or isinstance(value, (bool, int, str)):
+            return value  # JSON keeps True, 1 and "1" apart
+        if isinstance(value, float):
+            return {"float": value.hex()}
+        if isinstance(value, (list, tuple)):
+            return [self._argument(one) for one in value]
+        if isinstance(value, torch.dtype):
+            return {"dtype": dtype_name(value)}
+        raise Unsupported(f"an argument of type {type(value).__name__} ({value!r}) has no canonical form")
+
+
+def _outputs(value: Any) -> Json:
+    if isinstance(value, torch.Tensor):
+        return [dtype_name(value.dtype), [int(s) for s in value.shape]]
+    if isinstance(value, (tuple, list)):
+        return [_outputs(one) for one in value]
+    return None
+
+
+def _literal(value: torch.Tensor) -> Json:
+    with unset_fake_temporarily():  # compiler callbacks run under an active FakeTensorMode
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return [dtype_name(value.dtype), list(value.shape), hashlib.sha256(raw).hexdigest()]
+
+
+# ------------------------------------------------------------------------------------------------ environment
+
+
+@functools.cache
+def source_digest() -> str:
+    """SHA-256 over the source of the converters and of the build: what turns a graph into a network."""
+    here = Path(__file__).parent
+    files = sorted([*here.glob("ops/*.py"), here / "build.py"])
+    total = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        total.update(f"{file.name}:{len(content)}:".encode())
+        total.update(content)
+    return total.hexdigest()
+
+
+def host() -> Json:
+    """Operating system and processor architecture: a plan holds code for both."""
+    return [sys.platform, platform.machine()]
+
+
+def environment(
+    flavour: tuple[str, str], device: Json, mode: str, options: dict[str, Json], *, tf32: bool
+) -> dict[str, Json]:
+    """The parts of a key that are the same for all partitions of one compilation.
+
+    Args:
+        flavour: name and exact version of the TensorRT library.
+        device: what the plan is for: GPU name and compute capability (tensorrt), or the target set (tensorrt_rtx).
+        mode: the refit mode that ``auto`` became.
+        options: :meth:`.options.Options.in_key`.
+        tf32: whether float32 products may round to TF32.
+    """
+    return {
+        "flavour": list(flavour),
+        "device": device,
+        "host": host(),
+        "mode": mode,
+        "options": {**options, "refit_mode": mode},
+        "tf32": tf32,
+        "source": source_digest(),
+    }
+

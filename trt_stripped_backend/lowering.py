@@ -1,0 +1,267 @@
+"""Dynamo's graph → functional ATen, in a fixed list of passes.
+
+Parameters and buffers are arguments of the lowered graph, which is what keeps them live. Composite operators that
+TensorRT does well (attention, linear, norms, resampling) are kept whole, so that the same model gives the same graph
+on a CPU, on a fake CUDA device and on a GPU, whichever kernels PyTorch would pick there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch._functorch.config as functorch_config
+from torch import fx
+from torch._decomp import core_aten_decompositions
+from torch._dynamo.backends.common import aot_autograd
+from torch._guards import TracingContext
+from torch.fx.experimental.symbolic_shapes import has_free_symbols
+
+aten = torch.ops.aten
+
+#: CompositeImplicit operators kept whole; names that a torch version lacks are left out.
+_KEPT_COMPOSITES = (
+    "scaled_dot_product_attention", "linear", "layer_norm", "group_norm", "instance_norm", "rms_norm", "matmul",
+    "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec", "_upsample_nearest_exact1d.vec",
+    "_upsample_nearest_exact2d.vec", "_upsample_nearest_exact3d.vec", "upsample_linear1d.vec", "upsample_bilinear2d.vec",
+    "upsample_trilinear3d.vec", "upsample_bicubic2d.vec", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+)  # fmt: skip
+#: Operators with a converter that the core ATen table would take apart.
+_KEPT_FROM_TABLE = (
+    "silu", "hardswish", "hardsigmoid", "mish", "softplus", "glu", "pixel_shuffle", "pixel_unshuffle",
+    "masked_fill.Scalar", "masked_fill.Tensor", "t", "transpose.int", "_fused_rms_norm", "roll", "std.correction",
+    "leaky_relu", "elu", "hardtanh",
+)  # fmt: skip
+
+_override_lock = threading.RLock()  # the composite override patches torch's dispatcher for the whole process
+
+
+def _overloads(names: Sequence[str]) -> list[torch._ops.OpOverload]:
+    found = []
+    for name in names:
+        packet, _, overload = name.partition(".")
+        with contextlib.suppress(AttributeError):
+            found.append(getattr(getattr(aten, packet), overload or "default"))
+    return found
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    # A table that holds a kept op undoes the override, so they are filtered out.
+    kept = set(_overloads(_KEPT_COMPOSITES)) | set(_overloads(_KEPT_FROM_TABLE))
+    table = {target: rule for target, rule in core_aten_decompositions().items() if target not in kept}
+    table.setdefault(aten.cudnn_batch_norm.default, _cudnn_batch_norm)
+    table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer
+    return table
+
+
+def _cudnn_batch_norm(
+    input: torch.Tensor, weight: torch.Tensor, bias: Any, mean: Any, var: Any, training: bool, factor: float, epsilon: float
+) -> tuple[torch.Tensor, ...]:
+    if training:
+        return NotImplemented
+    out, save_mean, save_var = aten._native_batch_norm_legit_no_training(input, weight, bias, mean, var, factor, epsilon)
+    return out, save_mean, save_var, input.new_empty(0, dtype=torch.uint8)
+
+
+def _transformer_encoder_layer(
+    src: torch.Tensor, embed_dim: int, num_heads: int,
+    qkv_weight: torch.Tensor, qkv_bias: torch.Tensor, proj_weight: torch.Tensor, proj_bias: torch.Tensor,
+    use_gelu: bool, norm_first: bool, eps: float,
+    norm_weight_1: torch.Tensor, norm_bias_1: torch.Tensor, norm_weight_2: torch.Tensor, norm_bias_2: torch.Tensor,
+    ffn_weight_1: torch.Tensor, ffn_bias_1: torch.Tensor, ffn_weight_2: torch.Tensor, ffn_bias_2: torch.Tensor,
+    mask: torch.Tensor | None = None, mask_type: int | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """The eval fast path of ``nn.TransformerEncoderLayer``, one opaque operator otherwise.
+
+    Source: aten/src/ATen/native/transformers/transformer.cpp.
+    """
+    if mask is not None or src.is_nested:
+        return NotImplemented
+    batch, length, _ = src.shape
+
+    def attention(x: torch.Tensor) -> torch.Tensor:
+        qkv = aten.linear(x, qkv_weight, qkv_bias).view(batch, length, 3, num_heads, embed_dim // num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        out = aten.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, embed_dim)
+        return aten.linear(out, proj_weight, proj_bias)
+
+    def feed_forward(x: torch.Tensor) -> torch.Tensor:
+        hidden = aten.linear(x, ffn_weight_1, ffn_bias_1)
+        hidden = aten.gelu(hidden) if use_gelu else aten.relu(hidden)
+        return aten.linear(hidden, ffn_weight_2, ffn_bias_2)
+
+    def norm1(x: torch.Tensor) -> torch.Tensor:
+        return aten.layer_norm(x, [embed_dim], norm_weight_1, norm_bias_1, eps)
+
+    def norm2(x: torch.Tensor) -> torch.Tensor:
+        return aten.layer_norm(x, [embed_dim], norm_weight_2, norm_bias_2, eps)
+
+    if norm_first:
+        src = src + attention(norm1(src))
+        return src + feed_forward(norm2(src))
+    src = norm1(src + attention(src))
+    return norm2(src + feed_forward(src))
+
+
+@contextlib.contextmanager
+def keep_composites() -> Iterator[None]:
+    """While open, the kept composites are leaves for every tracer of this process."""
+    from torch._export.utils import _special_op_to_preserve_cia
+    from torch.export.exported_program import _override_composite_implicit_decomp
+
+    with _override_lock, _override_composite_implicit_decomp(
+        {target: _special_op_to_preserve_cia for target in _overloads(_KEPT_COMPOSITES)}
+    ):
+        yield
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A functional ATen graph and which of its arguments are sources of weights.
+
+    Attributes:
+        module: placeholders are the graph's arguments: sources, user inputs, mutated buffers.
+        sources: positions of arguments that are parameters or buffers that the graph does not write to.
+        names: for each position of ``sources``, where the user's model keeps it (``h.0.weight``), if known.
+    """
+
+    module: fx.GraphModule
+    sources: tuple[int, ...]
+    names: dict[int, str]
+
+
+def trace(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], compile: Callable[[Lowered], Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Runs AOTAutograd on Dynamo's graph and hands the lowered inference graph to ``compile``.
+
+    Args:
+        gm: Dynamo's graph; its placeholders hold ``_dynamo_source``.
+        example_inputs: the real (or fake) tensors, parameters first or not.
+        compile: receives the lowered graph and returns a callable that takes one list of arguments.
+
+    Returns:
+        A callable with Dynamo's calling convention.
+    """
+    dynamo_names = [_source_name(node) for node in gm.graph.find_nodes(op="placeholder")]
+
+    def inner(lowered: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
+        return compile(_lowered(lowered, dynamo_names))
+
+    # Autograd caching wants a compiler that it can serialize; torch.compile's aot_compile switches it on.
+    uncached = functorch_config.patch({"force_autograd_cache": False, "bundled_autograd_cache": False})
+    with torch.no_grad(), keep_composites(), uncached:
+        run = aot_autograd(fw_compiler=inner, decompositions=_decompositions(), keep_inference_input_mutations=True)
+        return run(gm, example_inputs)  # type: ignore[no-any-return]
+
+
+def _lowered(gm: fx.GraphModule, dynamo_names: Sequence[str]) -> Lowered:
+    context = TracingContext.try_get()
+    metadata = context.fw_metadata if context is not None else None
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    static = metadata.static_input_indices if metadata is not None else []
+    written = {i for i, info in enumerate(metadata.input_info) if info.mutates_data} if metadata is not None else set()
+    sources = [i for i in static if i not in written and _is_static_tensor(placeholders[i])]
+    names = {}
+    for index in sources:
+        position = getattr(placeholders[index].meta.get("desc"), "idx", index)
+        if position < len(dynamo_names) and dynamo_names[position]:
+            names[index] = dynamo_names[position]
+    for one_pass in PASSES:
+        one_pass(gm, {placeholders[i] for i in sources})
+        gm.graph.lint()
+    gm.recompile()
+    return Lowered(gm, tuple(sources), names)
+
+
+def _is_static_tensor(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and not has_free_symbols(value.shape)
+
+
+def _source_name(node: fx.Node) -> str:
+    source = getattr(node, "_dynamo_source", None)
+    if source is None:
+        return ""
+    name = source.name() if callable(source.name) else source.name
+    parts = re.findall(r"\['?([^'\]]+)'?\]|\.(\w+)", name.removeprefix("L"))
+    words = [key or attribute for key, attribute in parts]
+    return ".".join(w for w in words[1:] if w not in ("_modules", "_parameters", "_buffers")) or ".".join(words)
+
+
+# ------------------------------------------------------------------------------------------------ passes
+
+
+def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
+    """Removes nodes that only rename a value: ``detach``, ``alias``, ``lift_fresh_copy`` and casts to the same type."""
+    outputs = set(gm.graph.output_node().all_input_nodes)
+    for node in list(gm.graph.nodes):
+        if node.target in (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default):
+            node.replace_all_uses_with(node.args[0])
+        elif node.target in (aten.clone.default, aten._to_copy.default) and not (outputs & {node, node.args[0]}):
+            new, old = node.meta["val"], node.args[0].meta.get("val")
+            if isinstance(old, torch.Tensor) and (new.dtype, new.device, new.stride()) == (old.dtype, old.device, old.stride()):
+                node.replace_all_uses_with(node.args[0])
+    gm.graph.eliminate_dead_code()
+
+
+def fold_batch_norm(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
+    """conv → batch norm with running statistics ⇒ conv with ``W·s`` and ``(b − mean)·s + bias``, ``s = γ/√(var + ε)``.
+
+    Both stay live: they are arithmetic on parameters alone, which :mod:`.weights` turns into derived weights. The
+    product is formed in float32 and rounded once.
+    """
+    for norm in gm.graph.find_nodes(op="call_function", target=aten._native_batch_norm_legit_no_training.default):
+        conv, gamma, beta, mean, var, _, eps = norm.args
+        if not (isinstance(conv, fx.Node) and conv.target is aten.convolution.default and len(conv.users) == 1):
+            continue
+        kernel, bias, transposed = conv.args[1], conv.args[2], conv.args[6]
+        if transposed or any(p is not None and p not in sources for p in (gamma, beta, mean, var, kernel, bias)):
+            continue
+        if any(user.target is not operator.getitem or (user.args[1] != 0 and user.users) for user in norm.users):
+            continue
+        dtype, rank = kernel.meta["val"].dtype, kernel.meta["val"].ndim
+        with gm.graph.inserting_before(conv):
+            emit = functools.partial(_emit, gm.graph)
+            wide = functools.partial(_wide, emit)
+            scale = emit(aten.rsqrt.default, emit(aten.add.Scalar, wide(var), eps))
+            scale = scale if gamma is None else emit(aten.mul.Tensor, scale, wide(gamma))
+            folded = emit(aten.mul.Tensor, wide(kernel), emit(aten.view.default, scale, [-1] + [1] * (rank - 1)))
+            shift = emit(aten.neg.default, wide(mean)) if bias is None else emit(aten.sub.Tensor, wide(bias), wide(mean))
+            shift = emit(aten.mul.Tensor, shift, scale)
+            shift = shift if beta is None else emit(aten.add.Tensor, shift, wide(beta))
+            if dtype != torch.float32:
+                folded = emit(aten._to_copy.default, folded, dtype=dtype)
+                shift = emit(aten._to_copy.default, shift, dtype=dtype)
+        conv.args = (conv.args[0], folded, shift, *conv.args[3:])
+        for user in list(norm.users):
+            if user.args[1] == 0:
+                user.replace_all_uses_with(conv)
+    gm.graph.eliminate_dead_code()
+
+
+def _emit(graph: fx.Graph, target: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> fx.Node:
+    """A new node with its fake value."""
+    node = graph.call_function(target, args, kwargs)
+    values = [fx.node.map_arg(a, lambda n: n.meta["val"]) for a in args]
+    mode = next(n.meta["val"].fake_mode for n in node.all_input_nodes)
+    with mode:
+        node.meta["val"] = target(*values, **kwargs)
+    return node
+
+
+def _wide(emit: Callable[..., fx.Node], node: fx.Node) -> fx.Node:
+    return node if node.meta["val"].dtype == torch.float32 else emit(aten._to_copy.default, node, dtype=torch.float32)
+
+
+#: In order; each is followed by a lint of the graph.
+PASSES: tuple[Callable[[fx.GraphModule, set[fx.Node]], None], ...] = (drop_copies, fold_batch_norm)

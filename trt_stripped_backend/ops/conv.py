@@ -1,0 +1,90 @@
+"""Convolutions of one to three dimensions, also transposed. Kernels and biases are tensors of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..flavour import trt
+from .net import FLOAT, ITensor, Net
+from .registry import op
+
+aten = torch.ops.aten
+
+
+@op(aten.convolution.default, dtypes=FLOAT)
+def convolution(
+    net: Net, input: ITensor, weight: ITensor, bias: ITensor | None, stride: list[int], padding: list[int],
+    dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
+) -> ITensor:  # fmt: skip
+    """convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor"""  # noqa: E501
+    spatial = len(input.shape) - 2
+    steps = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": output_padding}
+    sizes = {name: _per_dim(values, spatial) for name, values in steps.items()}
+    if spatial == 1:
+        # TensorRT convolves two or three dimensions: a line is an image of height 1.
+        input, weight = net.unsqueeze(input, 2), net.unsqueeze(weight, 2)
+        sizes = {name: [0 if "padding" in name else 1, *values] for name, values in sizes.items()}
+    y = (_transposed if transposed else _forward)(net, input, weight, groups, **sizes)
+    y = net.reshape(net.cast(y, net.out.dtype), net.out.shape)
+    # The bias is added beside the layer, where it may be any tensor, and after the reshape: TensorRT-RTX without a GPU
+    # does not build a refittable bias between a 1-D convolution and its reshape.
+    return y if bias is None else net.add(y, net.reshape(bias, [1, -1] + [1] * spatial))
+
+
+@convolution.unless
+def _(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: list[int], padding: list[int],
+    dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
+) -> Iterator[str]:  # fmt: skip
+    if input.ndim not in (3, 4, 5):
+        yield f"a convolution over {input.ndim - 2} dimensions: TensorRT has one to three"
+    if transposed and max(stride) > 1 and max(dilation) > 1:
+        yield "a transposed convolution with both stride and dilation"
+
+
+convolution.unless(Net.not_empty)
+
+
+def _forward(
+    net: Net, x: ITensor, weight: ITensor, groups: int, *,
+    stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int],
+) -> ITensor:  # fmt: skip
+    layer = net.network.add_convolution_nd(x, weight.shape[0], tuple(weight.shape[2:]), trt.Weights())
+    return _finish(net, layer, weight, groups, stride, dilation, padding, padding)
+
+
+def _transposed(
+    net: Net, x: ITensor, weight: ITensor, groups: int, *,
+    stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int],
+) -> ITensor:  # fmt: skip
+    if net.dtype(x) == torch.bfloat16:  # TensorRT has no bfloat16 kernel for it
+        x, weight = net.wide(x), net.wide(weight)
+    layer = net.network.add_deconvolution_nd(x, weight.shape[1] * groups, tuple(weight.shape[2:]), trt.Weights())
+    # Output padding crops less at the end. Where it asks for more than is cropped, nothing reaches the surplus: zeros.
+    crop = [max(p - extra, 0) for p, extra in zip(padding, output_padding, strict=True)]
+    surplus = [max(extra - p, 0) for p, extra in zip(padding, output_padding, strict=True)]
+    y = _finish(net, layer, weight, groups, stride, dilation, padding, crop)
+    if not any(surplus):
+        return y
+    shape = [*y.shape[:2], *(size + extra for size, extra in zip(y.shape[2:], surplus, strict=True))]
+    return net.slice(y, [0] * len(shape), shape, [1] * len(shape), trt.SampleMode.FILL)
+
+
+def _finish(
+    net: Net, layer: Any, weight: ITensor, groups: int, stride: Sequence[int], dilation: Sequence[int],
+    before: Sequence[int], after: Sequence[int],
+) -> ITensor:  # fmt: skip
+    if layer is not None:
+        layer.set_input(1, weight)
+        layer.num_groups = groups
+        layer.stride_nd, layer.dilation_nd = tuple(stride), tuple(dilation)
+        layer.pre_padding, layer.post_padding = tuple(before), tuple(after)
+    return net.take(layer)
+
+
+def _per_dim(values: Sequence[int], spatial: int) -> list[int]:
+    """One number for each dimension; ATen also takes a single one for all."""
+    return list(values) * spatial if len(values) == 1 else list(values)

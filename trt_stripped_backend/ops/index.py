@@ -1,0 +1,98 @@
+"""Reading by index tensors. Indices count from the end when negative, as only advanced indexing does in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ..flavour import trt
+from .net import ITensor, Net
+from .registry import op
+
+aten = torch.ops.aten
+
+
+def flat_index(net: Net, indices: Sequence[ITensor], sizes: Sequence[int]) -> ITensor:
+    """Row-major positions in a block of ``sizes`` of one index tensor a dimension; they broadcast, negatives wrap."""
+    dtype = torch.int64 if any(net.dtype(i) == torch.int64 for i in indices) else torch.int32
+    total = None
+    for index, size in zip(indices, sizes, strict=True):
+        wrapped = net.wrap_index(net.cast(index, dtype), size)
+        total = wrapped if total is None else net.add(net.mul(total, size), wrapped)
+    return total
+
+
+def merge(net: Net, self: ITensor, indices: Sequence[ITensor | None]) -> tuple[ITensor, list[int], int, ITensor]:
+    """Advanced indexing as indexing of one dimension.
+
+    Returns:
+        ``self`` with the indexed dimensions brought together and merged, the permutation that did it, where the
+        merged dimension is, and the index into it. The dimensions of the index replace the merged one in the result.
+    """
+    dims = [d for d, index in enumerate(indices) if index is not None]
+    adjacent = dims == list(range(dims[0], dims[0] + len(dims)))
+    rest = [d for d in range(len(self.shape)) if d not in dims]
+    order, at = ([*rest[: dims[0]], *dims, *rest[dims[0] :]], dims[0]) if adjacent else ([*dims, *rest], 0)
+    x, sizes = net.permute(self, order), [self.shape[d] for d in dims]
+    x = net.reshape(x, [*x.shape[:at], math.prod(sizes), *x.shape[at + len(dims) :]])
+    return x, order, at, flat_index(net, [i for i in indices if i is not None], sizes)
+
+
+def shrink(net: Net, x: ITensor, sizes: Sequence[int]) -> ITensor:
+    """The leading elements of each dimension: ``x`` cut to ``sizes``."""
+    if tuple(sizes) == tuple(x.shape):
+        return x
+    return net.slice(x, [0] * len(sizes), sizes, [1] * len(sizes))
+
+
+def gather_elements(net: Net, x: ITensor, index: ITensor, dim: int) -> ITensor:
+    """``x.gather(dim, index)`` of equal ranks above 0."""
+    x = shrink(net, x, [*index.shape[:dim], x.shape[dim], *index.shape[dim + 1 :]])
+    layer = net.network.add_gather_v2(x, index, trt.GatherMode.ELEMENT)
+    if layer is not None:
+        layer.axis = dim
+    return net.take(layer)
+
+
+@op(aten.index.Tensor, aten._unsafe_index.Tensor)
+def index(net: Net, self: ITensor, indices: Sequence[ITensor | None]) -> ITensor:
+    """index.Tensor(Tensor self, Tensor?[] indices) -> Tensor"""
+    x, _, dim, positions = merge(net, self, indices)
+    return net.gather(x, positions, dim)
+
+
+@index.unless
+def _(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> Iterator[str]:
+    if any(i is not None and i.dtype == torch.bool for i in indices):
+        yield "indexing by a mask: the output's shape depends on the data"
+    if any(i is not None and not i.numel() for i in indices):
+        yield "an empty index"
+
+
+@op(aten.index_select.default)
+def index_select(net: Net, self: ITensor, dim: int, index: ITensor) -> ITensor:
+    """index_select(Tensor self, int dim, Tensor index) -> Tensor"""
+    if not len(self.shape):
+        return self
+    return net.gather(self, net.reshape(index, [-1]), dim)
+
+
+@op(aten.take.default)
+def take(net: Net, self: ITensor, index: ITensor) -> ITensor:
+    """take(Tensor self, Tensor index) -> Tensor"""
+    flat = net.reshape(self, [-1])
+    return net.gather(flat, net.wrap_index(index, flat.shape[0]), 0)
+
+
+@op(aten.gather.default)
+def gather(net: Net, self: ITensor, dim: int, index: ITensor, sparse_grad: bool = False) -> ITensor:
+    """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
+    # A 0-d tensor takes part as one of a single element.
+    x, positions = (v if len(v.shape) else net.reshape(v, [1]) for v in (self, index))
+    return net.reshape(gather_elements(net, x, positions, dim % len(x.shape)), index.shape)
+
+
+for _op in (index, index_select, take, gather):
+    _op.unless(Net.not_empty)

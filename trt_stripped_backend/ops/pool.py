@@ -1,0 +1,213 @@
+"""Pooling over windows of given or adapted size.
+
+TensorRT pools two or three dimensions, so a line is an image of height 1. It has no dilation, and its ceiling mode is
+not PyTorch's: the first is a maximum of gathered elements, and for windows that reach too far the input is padded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..flavour import trt
+from .net import FLOAT, ITensor, Net
+from .registry import op
+from .resize import taps
+
+aten = torch.ops.aten
+
+_WITH_INDICES = FLOAT | {torch.int64}
+
+
+@op(aten.max_pool1d.default, dtypes=FLOAT)
+def max_pool1d(
+    net: Net, self: ITensor, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+) -> ITensor:  # fmt: skip
+    """max_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], int[1] dilation=[1], bool ceil_mode=False) -> Tensor"""  # noqa: E501
+    return _max_pool(net, self, net.out, kernel_size, stride, padding, dilation)
+
+
+@op(aten.max_pool2d.default, aten.max_pool3d.default, dtypes=FLOAT)
+def max_pool(
+    net: Net, self: ITensor, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+) -> ITensor:  # fmt: skip
+    """max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor"""  # noqa: E501
+    return _max_pool(net, self, net.out, kernel_size, stride, padding, dilation)
+
+
+@op(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default, dtypes=_WITH_INDICES)
+def max_pool_with_indices(
+    net: Net, self: ITensor, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
+    """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""  # noqa: E501
+    return _max_pool(net, self, net.out[0], kernel_size, stride, padding, dilation), None
+
+
+@op(aten.avg_pool1d.default, dtypes=FLOAT)
+def avg_pool1d(
+    net: Net, self: ITensor, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    ceil_mode: bool = False, count_include_pad: bool = True,
+) -> ITensor:  # fmt: skip
+    """avg_pool1d(Tensor self, int[1] kernel_size, int[1] stride=[], int[1] padding=[0], bool ceil_mode=False, bool count_include_pad=True) -> Tensor"""  # noqa: E501
+    return _avg_pool(net, self, kernel_size, stride, padding, count_include_pad, None)
+
+
+@op(aten.avg_pool2d.default, aten.avg_pool3d.default, dtypes=FLOAT)
+def avg_pool(
+    net: Net, self: ITensor, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
+) -> ITensor:  # fmt: skip
+    """avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"""  # noqa: E501
+    return _avg_pool(net, self, kernel_size, stride, padding, count_include_pad, divisor_override)
+
+
+@op(
+    aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default,
+    aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default, dtypes=FLOAT,
+)  # fmt: skip
+def adaptive_avg_pool(net: Net, self: ITensor, output_size: Sequence[int]) -> ITensor:
+    """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
+    lead = len(self.shape) - len(output_size)
+    sizes = self.shape[lead:]
+    x = net.wide(self)
+    if all(out == 1 for out in output_size):
+        x = net.mean(x, range(lead, len(self.shape)), keepdim=True)
+    elif all(size % out == 0 for size, out in zip(sizes, output_size, strict=True)):
+        return _even(net, self, output_size, "AVERAGE")
+    else:
+        for index, out in enumerate(output_size):
+            indices, inside = _adapted(sizes[index], out)
+            x = taps(net, x, lead + index, indices, inside / inside.sum(1, keepdim=True))
+    return net.cast(x, net.out.dtype)
+
+
+@op(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default, dtypes=_WITH_INDICES)
+def adaptive_max_pool(net: Net, self: ITensor, output_size: Sequence[int]) -> tuple[Any, ...]:
+    """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
+    lead = len(self.shape) - len(output_size)
+    sizes = self.shape[lead:]
+    if all(size % out == 0 for size, out in zip(sizes, output_size, strict=True)):
+        return _even(net, self, output_size, "MAX"), None
+    x = self
+    for index, out in enumerate(output_size):
+        x = _maximum_of(net, x, lead + index, _adapted(sizes[index], out)[0])
+    return x, None
+
+
+def _float_only(self: torch.Tensor, **_: Any) -> Iterator[str]:
+    if not self.is_floating_point():
+        yield "pooling of integers"
+
+
+def _written_out(kernel_size: Sequence[int], **_: Any) -> Iterator[str]:
+    if len(kernel_size) == 1:
+        yield "one kernel size for several dimensions"
+
+
+for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_avg_pool, adaptive_max_pool):
+    _one.unless(Net.not_empty)
+    _one.unless(_float_only)
+for _one in (max_pool, max_pool_with_indices, avg_pool):
+    _one.unless(_written_out)
+
+
+# ------------------------------------------------------------------------------------------------ windows
+
+
+def _max_pool(
+    net: Net, x: ITensor, out: torch.Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int],
+) -> ITensor:  # fmt: skip
+    rank = len(kernel)
+    strides, pads, steps = _each(stride or kernel, rank), _each(padding, rank), _each(dilation, rank)
+    lead = len(out.shape) - rank
+    if max(steps) == 1:
+        return _layer(net, x, out.shape[lead:], kernel, strides, pads, "MAX")
+    for index in range(rank):
+        starts = torch.arange(out.shape[lead + index]) * strides[index] - pads[index]
+        places = starts[:, None] + torch.arange(kernel[index]) * steps[index]
+        inside = (places >= 0) & (places < x.shape[lead + index])
+        some = places.gather(1, inside.int().argmax(1, keepdim=True))  # a maximum may see an element twice
+        x = _maximum_of(net, x, lead + index, torch.where(inside, places, some))
+    return x
+
+
+def _avg_pool(
+    net: Net, x: ITensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], include_pad: bool,
+    divisor: int | None,
+) -> ITensor:  # fmt: skip
+    rank = len(kernel)
+    strides, pads = _each(stride or kernel, rank), _each(padding, rank)
+    lead = len(x.shape) - rank
+    sizes, out = x.shape[lead:], net.out.shape[lead:]
+    counts = [_counts(sizes[d], out[d], kernel[d], strides[d], pads[d], include_pad) for d in range(rank)]
+    uneven = [d for d in range(rank) if divisor is None and bool((counts[d] != kernel[d]).any())]
+    y = net.wide(x) if uneven or divisor else x
+    y = _layer(net, y, out, kernel, strides, pads, "AVERAGE")
+    for d in uneven:  # the layer divided by the size of the whole window
+        y = net.mul(y, net.constant((kernel[d] / counts[d]).reshape([-1] + [1] * (rank - d - 1))))
+    if divisor:
+        y = net.mul(y, math.prod(kernel) / divisor)
+    return net.cast(y, net.out.dtype)
+
+
+def _counts(size: int, out: int, kernel: int, stride: int, pad: int, include_pad: bool) -> torch.Tensor:
+    """How many elements each window averages in one dimension; those beyond the padding never count."""
+    start = torch.arange(out, dtype=torch.float32) * stride - pad
+    end = (start + kernel).clamp(max=size + pad if include_pad else size)
+    return end - (start if include_pad else start.clamp(min=0))
+
+
+def _layer(
+    net: Net, x: ITensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    kind: str,
+) -> ITensor:  # fmt: skip
+    """A pooling layer over the last dimensions; an average counts all padding."""
+    rank = len(kernel)
+    lead, sizes = list(x.shape[:-rank]), x.shape[-rank:]
+    reach = [(o - 1) * s + k - p for o, s, k, p in zip(out, stride, kernel, padding, strict=True)]
+    if any(r > size + p for r, size, p in zip(reach, sizes, padding, strict=True)):
+        # Past the symmetric padding. To repeat an edge changes no maximum: each window that is padded has that edge.
+        start = [0] * len(lead) + [-p for p in padding]
+        shape = lead + [p + max(r, size) for r, size, p in zip(reach, sizes, padding, strict=True)]
+        mode = trt.SampleMode.CLAMP if kind == "MAX" else trt.SampleMode.FILL
+        x, padding = net.slice(x, start, shape, [1] * len(shape), mode), [0] * rank
+    line = [1] * (rank == 1)
+    x = net.reshape(x, [-1, lead[-1], *line, *x.shape[-rank:]])
+    layer = net.network.add_pooling_nd(x, getattr(trt.PoolingType, kind), (*line, *kernel))
+    if layer is not None:
+        layer.stride_nd, layer.padding_nd = (*line, *stride), (*[0] * len(line), *padding)
+        layer.average_count_excludes_padding = False
+    return net.reshape(net.take(layer), [*lead, *out])
+
+
+def _even(net: Net, x: ITensor, out: Sequence[int], kind: str) -> ITensor:
+    """Windows of one size, side by side."""
+    window = [size // o for size, o in zip(x.shape[-len(out) :], out, strict=True)]
+    return _layer(net, x, out, window, window, [0] * len(out), kind)
+
+
+def _adapted(size: int, out: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The elements of each adaptive window, and 1.0 for each, or 0.0 where a shorter window repeats its first."""
+    starts = [i * size // out for i in range(out)]
+    lengths = [-(-(i + 1) * size // out) - start for i, start in enumerate(starts)]
+    offsets = torch.arange(max(lengths))
+    inside = offsets < torch.tensor(lengths)[:, None]
+    return torch.tensor(starts)[:, None] + offsets * inside, inside.float()
+
+
+def _maximum_of(net: Net, x: ITensor, dim: int, indices: torch.Tensor) -> ITensor:
+    """``out[i] = max over k of x[indices[i, k]]`` along ``dim``."""
+    picked = net.gather(x, net.constant(indices.to(torch.int32)), dim)
+    return net.reduce(trt.ReduceOperation.MAX, picked, [dim + 1])
+
+
+def _each(values: Sequence[int], rank: int) -> list[int]:
+    """One number for each dimension; ATen also takes a single one for all."""
+    return list(values) * rank if len(values) == 1 else list(values)

@@ -1,0 +1,274 @@
+"""Reductions, the positions of extremes, and running sums and products.
+
+TensorRT does not say what its maximum and minimum make of NaN; a float reduction by them here is as exact as that.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from ..flavour import trt
+from .create import iota
+from .net import BOOL, FLOAT, ITensor, Net, Scalar
+from .registry import Ops, op
+
+aten = torch.ops.aten
+Dims = int | Sequence[int] | None
+
+
+def dims_of(x: Any, dim: Dims) -> list[int]:
+    """The dimensions to reduce: None and the empty list mean all, and a 0-d tensor has none."""
+    if isinstance(dim, int):
+        dim = [dim]
+    if not len(x.shape):
+        return []
+    return list(dim) if dim else list(range(len(x.shape)))
+
+
+def _not_empty(self: torch.Tensor, *_: Any, **__: Any) -> Iterator[str]:
+    if self.numel() == 0:
+        yield "a reduction of no elements"
+
+
+def _wide_reduce(net: Net, kind: Any, x: ITensor, dim: Dims, keepdim: bool) -> ITensor:
+    """In the output's type; float16 and bfloat16 accumulate in float32."""
+    out = net.out.dtype
+    return net.cast(net.reduce(kind, net.wide(net.cast(x, out)), dims_of(x, dim), keepdim), out)
+
+
+@op(aten.sum.dim_IntList)
+def sum_(net: Net, self: ITensor, dim: Dims, keepdim: bool = False, dtype: Any = None) -> ITensor:
+    """sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    return _wide_reduce(net, trt.ReduceOperation.SUM, self, dim, keepdim)
+
+
+@op(aten.mean.dim)
+def mean(net: Net, self: ITensor, dim: Dims, keepdim: bool = False, dtype: Any = None) -> ITensor:
+    """mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    return _wide_reduce(net, trt.ReduceOperation.AVG, self, dim, keepdim)
+
+
+@op(aten.mean.default)
+def mean_all(net: Net, self: ITensor, dtype: Any = None) -> ITensor:
+    """mean(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+    return _wide_reduce(net, trt.ReduceOperation.AVG, self, None, False)
+
+
+@op(aten.prod.default)
+def prod_all(net: Net, self: ITensor, dtype: Any = None) -> ITensor:
+    """prod(Tensor self, *, ScalarType? dtype=None) -> Tensor"""
+    return _wide_reduce(net, trt.ReduceOperation.PROD, self, None, False)
+
+
+@op(aten.prod.dim_int)
+def prod(net: Net, self: ITensor, dim: int, keepdim: bool = False, dtype: Any = None) -> ITensor:
+    """prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor"""
+    return _wide_reduce(net, trt.ReduceOperation.PROD, self, dim, keepdim)
+
+
+# ------------------------------------------------------------------------------------------------ variance
+
+
+def _var_mean(net: Net, x: ITensor, dim: Dims, correction: Scalar | None, keepdim: bool) -> tuple[ITensor, ITensor]:
+    """In the type to compute in, from the squared distances to the mean: one pass over the squares would cancel."""
+    x, dims = net.wide(x), dims_of(x, dim)
+    average = net.mean(x, dims, keepdim=True)
+    distance = net.sub(x, average)
+    total = net.reduce(trt.ReduceOperation.SUM, net.mul(distance, distance), dims, keepdim)
+    count = math.prod(x.shape[d] for d in dims)
+    variance = net.div(total, float(max(count - (1 if correction is None else correction), 0)))
+    return variance, average if keepdim else net.reshape(average, tuple(total.shape))
+
+
+@op(aten.var.correction, dtypes=FLOAT)
+def var(net: Net, self: ITensor, dim: Dims = None, correction: Scalar | None = None, keepdim: bool = False) -> ITensor:
+    """var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+    return net.cast(_var_mean(net, self, dim, correction, keepdim)[0], net.out.dtype)
+
+
+@op(aten.std.correction, dtypes=FLOAT)
+def std(net: Net, self: ITensor, dim: Dims = None, correction: Scalar | None = None, keepdim: bool = False) -> ITensor:
+    """std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor"""
+    return net.cast(net.sqrt(_var_mean(net, self, dim, correction, keepdim)[0]), net.out.dtype)
+
+
+@op(aten.var_mean.correction, dtypes=FLOAT)
+def var_mean(
+    net: Net, self: ITensor, dim: Dims = None, correction: Scalar | None = None, keepdim: bool = False
+) -> tuple[ITensor, ...]:
+    """var_mean.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False)
+    -> (Tensor, Tensor)"""
+    made = _var_mean(net, self, dim, correction, keepdim)
+    return tuple(net.cast(value, fake.dtype) for value, fake in zip(made, net.out, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ extremes
+
+
+def _extreme(net: Net, kind: Any, x: ITensor, dims: Sequence[int], keepdim: bool) -> ITensor:
+    """Exact in every type; bool, which TensorRT does not reduce, as int32."""
+    if net.dtype(x) in BOOL:
+        return net.cast(net.reduce(kind, net.cast(x, torch.int32), dims, keepdim), torch.bool)
+    return net.reduce(kind, x, dims, keepdim)
+
+
+def _position(net: Net, kind: Any, x: ITensor, dim: int) -> ITensor:
+    """Where the first extreme (or NaN) along a dimension is, which stays with size 1. int64.
+
+    TopK would not say which of several equal elements it takes, and PyTorch takes the first.
+    """
+    x = net.cast(x, torch.int32) if net.dtype(x) in BOOL else x
+    hit = net.equal(x, net.reduce(kind, x, [dim], keepdim=True))
+    if net.dtype(x) in FLOAT:
+        hit = net.logical_or(hit, net.isnan(x))
+    size = x.shape[dim]
+    place = [1] * len(x.shape)
+    place[dim] = size
+    index = net.select(hit, net.reshape(iota(net, size, torch.int32), place), size - 1, torch.int32)
+    return net.cast(net.reduce(trt.ReduceOperation.MIN, index, [dim], keepdim=True), torch.int64)
+
+
+def _extreme_of_dim(net: Net, kind: Any, x: ITensor, dim: int, keepdim: bool) -> tuple[ITensor, ITensor]:
+    value = _extreme(net, kind, x, [dim], keepdim)
+    if not len(x.shape):
+        return value, net.constant(0, torch.int64)
+    return value, net.reshape(_position(net, kind, x, dim), tuple(value.shape))
+
+
+@op(aten.max.default)
+def max_all(net: Net, self: ITensor) -> ITensor:
+    """max(Tensor self) -> Tensor"""
+    return _extreme(net, trt.ReduceOperation.MAX, self, dims_of(self, None), False)
+
+
+@op(aten.min.default)
+def min_all(net: Net, self: ITensor) -> ITensor:
+    """min(Tensor self) -> Tensor"""
+    return _extreme(net, trt.ReduceOperation.MIN, self, dims_of(self, None), False)
+
+
+@op(aten.amax.default)
+def amax(net: Net, self: ITensor, dim: Dims = (), keepdim: bool = False) -> ITensor:
+    """amax(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+    return _extreme(net, trt.ReduceOperation.MAX, self, dims_of(self, dim), keepdim)
+
+
+@op(aten.amin.default)
+def amin(net: Net, self: ITensor, dim: Dims = (), keepdim: bool = False) -> ITensor:
+    """amin(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor"""
+    return _extreme(net, trt.ReduceOperation.MIN, self, dims_of(self, dim), keepdim)
+
+
+@op(aten.max.dim)
+def max_dim(net: Net, self: ITensor, dim: int, keepdim: bool = False) -> tuple[ITensor, ITensor]:
+    """max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    return _extreme_of_dim(net, trt.ReduceOperation.MAX, self, dim, keepdim)
+
+
+@op(aten.min.dim)
+def min_dim(net: Net, self: ITensor, dim: int, keepdim: bool = False) -> tuple[ITensor, ITensor]:
+    """min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    return _extreme_of_dim(net, trt.ReduceOperation.MIN, self, dim, keepdim)
+
+
+def _arg(net: Net, kind: Any, x: ITensor, dim: int | None) -> ITensor:
+    if not len(x.shape):
+        return net.constant(0, torch.int64)
+    flat = net.reshape(x, [-1]) if dim is None else x
+    return net.reshape(_position(net, kind, flat, dim or 0), net.out.shape)
+
+
+@op(aten.argmax.default)
+def argmax(net: Net, self: ITensor, dim: int | None = None, keepdim: bool = False) -> ITensor:
+    """argmax(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+    return _arg(net, trt.ReduceOperation.MAX, self, dim)
+
+
+@op(aten.argmin.default)
+def argmin(net: Net, self: ITensor, dim: int | None = None, keepdim: bool = False) -> ITensor:
+    """argmin(Tensor self, int? dim=None, bool keepdim=False) -> Tensor"""
+    return _arg(net, trt.ReduceOperation.MIN, self, dim)
+
+
+@op(aten.any.default)
+def any_all(net: Net, self: ITensor) -> ITensor:
+    """any(Tensor self) -> Tensor"""
+    return _extreme(net, trt.ReduceOperation.MAX, net.cast(self, torch.bool), dims_of(self, None), False)
+
+
+@op(aten.any.dim, aten.any.dims)
+def any_(net: Net, self: ITensor, dim: Dims = None, keepdim: bool = False) -> ITensor:
+    """any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor
+    any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor"""
+    # Here an empty list means no dimension, unlike everywhere else.
+    dims = [] if isinstance(dim, Sequence) and not dim else dims_of(self, dim)
+    return _extreme(net, trt.ReduceOperation.MAX, net.cast(self, torch.bool), dims, keepdim)
+
+
+# ------------------------------------------------------------------------------------------------ norms
+
+
+@op(aten.linalg_vector_norm.default, dtypes=FLOAT)
+def linalg_vector_norm(
+    net: Net, self: ITensor, ord: Scalar = 2, dim: Dims = None, keepdim: bool = False, dtype: Any = None
+) -> ITensor:
+    """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None)
+    -> Tensor"""
+    x = net.wide(net.cast(self, net.out.dtype))
+    reduce = functools.partial(net.reduce, dims=dims_of(self, dim), keepdim=keepdim)
+    size = net.unary(trt.UnaryOperation.ABS, x)
+    if math.isinf(ord):
+        norm = reduce(trt.ReduceOperation.MAX if ord > 0 else trt.ReduceOperation.MIN, size)
+    elif ord == 0:
+        norm = reduce(trt.ReduceOperation.SUM, net.cast(net.cast(x, torch.bool), net.dtype(x)))
+    elif ord == 1:
+        norm = reduce(trt.ReduceOperation.SUM, size)
+    elif ord == 2:
+        norm = net.sqrt(reduce(trt.ReduceOperation.SUM, net.mul(x, x)))
+    else:
+        norm = net.pow(reduce(trt.ReduceOperation.SUM, net.pow(size, float(ord))), 1 / ord)
+    return net.cast(norm, net.out.dtype)
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+@op(aten.cumsum.default, refittable=False)
+def cumsum(net: Net, self: ITensor, dim: int, dtype: Any = None) -> ITensor:
+    """cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
+    x = net.wide(net.cast(self, net.out.dtype))
+    if not len(x.shape):
+        return net.cast(x, net.out.dtype)
+    if not (hasattr(net.network, "add_cumulative") and hasattr(trt, "CumulativeOperation")):
+        raise Unsupported(f"cumsum: {net.flavour} has no layer for it; TensorRT 10.8 is the first that does")
+    axis = net.constant(dim % len(x.shape), torch.int32)
+    layer = net.network.add_cumulative(x, axis, trt.CumulativeOperation.SUM, False, False)
+    return net.cast(net.take(layer), net.out.dtype)
+
+
+@op(aten.cumprod.default, refittable=False)
+def cumprod(net: Net, self: ITensor, dim: int, dtype: Any = None) -> ITensor:
+    """cumprod(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
+    x = net.wide(net.cast(self, net.out.dtype))
+    size, reach = (x.shape[dim], 1) if len(x.shape) else (1, 1)
+    # After each step an element holds the product of the last 2 · reach ones (Hillis and Steele).
+    while reach < size:
+        shape = list(x.shape)
+        shape[dim] = reach
+        shifted = net.cat([net.full(shape, 1, net.dtype(x)), net.narrow(x, dim, 0, size - reach)], dim)
+        x, reach = net.mul(x, shifted), 2 * reach
+    return net.cast(x, net.out.dtype)
+
+
+_reductions: tuple[Ops, ...] = (
+    sum_, mean, mean_all, prod_all, prod, var, std, var_mean, max_all, min_all, amax, amin, max_dim, min_dim, argmax,
+    argmin, any_all, any_, linalg_vector_norm, cumsum, cumprod,
+)  # fmt: skip
+for _reduction in _reductions:
+    _reduction.unless(_not_empty)

@@ -1,0 +1,150 @@
+"""Views, copies, joins and repeats: the same elements under another shape, order or type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ..flavour import trt
+from .net import ITensor, Net
+from .registry import op
+
+aten = torch.ops.aten
+
+
+@op(aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default)
+def view(net: Net, self: ITensor, size: Sequence[int]) -> ITensor:
+    """view(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
+    return net.reshape(self, size)
+
+
+@op(aten.permute.default)
+def permute(net: Net, self: ITensor, dims: Sequence[int]) -> ITensor:
+    """permute(Tensor(a) self, int[] dims) -> Tensor(a)"""
+    return net.permute(self, dims)
+
+
+@op(aten.transpose.int)
+def transpose(net: Net, self: ITensor, dim0: int, dim1: int) -> ITensor:
+    """transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)"""
+    return net.transpose(self, dim0, dim1) if len(self.shape) else self
+
+
+@op(aten.t.default)
+def t(net: Net, self: ITensor) -> ITensor:
+    """t(Tensor(a) self) -> Tensor(a)"""
+    return net.transpose(self, 0, 1) if len(self.shape) == 2 else self
+
+
+@op(aten.squeeze.default)
+def squeeze(net: Net, self: ITensor) -> ITensor:
+    """squeeze(Tensor(a) self) -> Tensor(a)"""
+    return net.reshape(self, net.out.shape)
+
+
+@op(aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default)
+def squeeze_dim(net: Net, self: ITensor, dim: int | Sequence[int]) -> ITensor:
+    """squeeze.dim(Tensor(a) self, int dim) -> Tensor(a)"""
+    return net.reshape(self, net.out.shape)
+
+
+@op(aten.expand.default)
+def expand(net: Net, self: ITensor, size: Sequence[int], implicit: bool = False) -> ITensor:
+    """expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a)"""
+    return net.expand(self, size)
+
+
+@op(aten.clone.default, aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default)
+def clone(net: Net, self: ITensor) -> ITensor:
+    """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
+    return self  # a network's tensors are never written to, so a copy is the tensor itself
+
+
+@op(aten._to_copy.default)
+def to_copy(net: Net, self: ITensor, dtype: torch.dtype | None = None) -> ITensor:
+    """_to_copy(Tensor self, *, ScalarType? dtype=None, …, MemoryFormat? memory_format=None) -> Tensor"""
+    return net.cast(self, net.out.dtype)  # a cast to integers truncates toward zero, in TensorRT as in PyTorch
+
+
+@op(aten.copy.default)
+def copy(net: Net, self: ITensor, src: ITensor) -> ITensor:
+    """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
+    return net.expand(net.cast(src, net.dtype(self)), self.shape)
+
+
+@op(aten.cat.default)
+def cat(net: Net, tensors: Sequence[ITensor], dim: int = 0) -> ITensor:
+    """cat(Tensor[] tensors, int dim=0) -> Tensor"""
+    if not net.out.numel():
+        return net.full(net.out.shape, 0, net.out.dtype)
+    # An empty tensor adds nothing, and PyTorch takes one of shape [0] beside any others.
+    return net.cat([net.cast(t, net.out.dtype) for t in tensors if 0 not in tuple(t.shape)], dim)
+
+
+@op(aten.stack.default)
+def stack(net: Net, tensors: Sequence[ITensor], dim: int = 0) -> ITensor:
+    """stack(Tensor[] tensors, int dim=0) -> Tensor"""
+    return net.cat([net.unsqueeze(net.cast(t, net.out.dtype), dim) for t in tensors], dim)
+
+
+@op(aten.split_with_sizes.default, aten.split_with_sizes_copy.default)
+def split_with_sizes(net: Net, self: ITensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[ITensor, ...]:
+    """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
+    return tuple(net.narrow(self, dim, sum(split_sizes[:i]), size) for i, size in enumerate(split_sizes))
+
+
+@op(aten.split.Tensor, aten.split_copy.Tensor)
+def split(net: Net, self: ITensor, split_size: int, dim: int = 0) -> tuple[ITensor, ...]:
+    """split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]"""
+    return tuple(net.narrow(self, dim, i * split_size, out.shape[dim]) for i, out in enumerate(net.out))
+
+
+@op(aten.unbind.int, aten.unbind_copy.int)
+def unbind(net: Net, self: ITensor, dim: int = 0) -> tuple[ITensor, ...]:
+    """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
+    return tuple(net.squeeze(net.narrow(self, dim, i, 1), dim) for i in range(self.shape[dim]))
+
+
+@op(aten.repeat.default)
+def repeat(net: Net, self: ITensor, repeats: Sequence[int]) -> ITensor:
+    """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
+    sizes = [1] * (len(repeats) - len(self.shape)) + list(self.shape)
+    x, shape = net.reshape(self, sizes), [s * r for s, r in zip(sizes, repeats, strict=True)]
+    if all(s == 1 or r == 1 for s, r in zip(sizes, repeats, strict=True)):
+        return net.expand(x, shape)
+    return net.slice(x, [0] * len(shape), shape, [1] * len(shape), trt.SampleMode.WRAP)
+
+
+@repeat.unless
+def _(self: torch.Tensor, repeats: Sequence[int]) -> Iterator[str]:
+    if 0 in repeats:
+        yield "repeated 0 times"
+
+
+@op(aten.flip.default)
+def flip(net: Net, self: ITensor, dims: Sequence[int]) -> ITensor:
+    """flip(Tensor self, int[] dims) -> Tensor"""
+    shape = list(self.shape)
+    turned = {d % len(shape) for d in dims if shape}
+    if not turned:
+        return self
+    start = [s - 1 if d in turned else 0 for d, s in enumerate(shape)]
+    return net.slice(self, start, shape, [-1 if d in turned else 1 for d in range(len(shape))])
+
+
+@op(aten.roll.default)
+def roll(net: Net, self: ITensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> ITensor:
+    """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
+    x = self if dims else net.reshape(self, [-1])
+    shape = list(x.shape)
+    start = [0] * len(shape)
+    for shift, dim in zip(shifts, dims or (0,), strict=True):
+        start[dim] = (start[dim] - shift) % shape[dim]
+    if any(start):
+        x = net.slice(x, start, shape, [1] * len(shape), trt.SampleMode.WRAP)
+    return net.reshape(x, self.shape)
+
+
+for _op in (repeat, flip, roll):
+    _op.unless(Net.not_empty)

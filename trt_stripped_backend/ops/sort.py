@@ -1,0 +1,195 @@
+"""Sorting, the largest elements, and places in a sorted sequence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from ..flavour import trt
+from .create import iota
+from .index import gather_elements
+from .net import FLOAT, INT, ITensor, Net, Scalar, Value
+from .registry import op
+from .scatter import scatter_elements
+from .slicing import grid
+
+aten = torch.ops.aten
+
+#: The largest k of TensorRT's TopK layer.
+MAX_K = 3840
+#: Where all pairs of elements are compared: the most pairs.
+PAIRS = 1 << 24
+
+
+def _top(net: Net, x: ITensor, k: int, dim: int, largest: bool) -> tuple[ITensor, ITensor]:
+    """The k largest or smallest elements along ``dim``, in order, and their indices (int64)."""
+    shape, dtype = list(x.shape) or [1], net.dtype(x)
+    dim %= len(shape)
+    # TopK takes one of the last four dimensions of a tensor of rank 2 or more, and no bool.
+    rows, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
+    wide = net.cast(x, torch.int32) if dtype == torch.bool else x
+    wide = net.reshape(wide, [rows, shape[dim], after] if after > 1 else [rows, shape[dim]])
+    layer = net.network.add_topk(wide, trt.TopKOperation.MAX if largest else trt.TopKOperation.MIN, k, 1 << 1)
+    values, indices = net.take(layer), layer.get_output(1)
+    out = [*shape[:dim], k, *shape[dim + 1 :]] if len(x.shape) else []
+    return net.cast(net.reshape(values, out), dtype), net.cast(net.reshape(indices, out), torch.int64)
+
+
+@op(aten.topk.default)
+def topk(
+    net: Net, self: ITensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[ITensor, ITensor]:
+    """topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True)
+    -> (Tensor values, Tensor indices)"""
+    return _top(net, self, k, dim, largest)
+
+
+@topk.unless
+def _(self: torch.Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Iterator[str]:
+    if not k:
+        yield "topk with k = 0: an empty tensor"
+    if k > MAX_K:
+        yield f"topk with k = {k}: TensorRT takes up to {MAX_K}"
+
+
+@op(aten.kthvalue.default)
+def kthvalue(net: Net, self: ITensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[ITensor, ITensor]:
+    """kthvalue(Tensor self, SymInt k, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    if not len(self.shape):
+        return _top(net, self, 1, 0, False)
+    values, indices = (net.narrow(t, dim, k - 1, 1) for t in _top(net, self, k, dim, False))
+    return (values, indices) if keepdim else (net.squeeze(values, dim), net.squeeze(indices, dim))
+
+
+@kthvalue.unless
+def _(self: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Iterator[str]:
+    if k > MAX_K:
+        yield f"kthvalue with k = {k}: TensorRT takes up to {MAX_K}"
+
+
+@op(aten.sort.default)
+def sort(net: Net, self: ITensor, dim: int = -1, descending: bool = False) -> tuple[ITensor, ITensor]:
+    """sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
+    return _top(net, self, self.shape[dim] if len(self.shape) else 1, dim, descending)
+
+
+@sort.unless
+def _(self: torch.Tensor, dim: int = -1, descending: bool = False) -> Iterator[str]:
+    if self.ndim and self.shape[dim] > MAX_K:
+        yield f"a sort of {self.shape[dim]} elements: TensorRT takes up to {MAX_K}"
+
+
+def _ranks(net: Net, x: ITensor, descending: bool) -> ITensor:
+    """Where each element of the rows of ``x`` ``[rows, n]`` goes in a stable sort: how many come before it (int32).
+
+    NaN counts as the largest value, as in PyTorch.
+    """
+    rows, size = x.shape
+    mine, other = net.reshape(x, [rows, size, 1]), net.reshape(x, [rows, 1, size])
+    before = net.greater(other, mine) if descending else net.less(other, mine)
+    tie = net.equal(other, mine)
+    if net.dtype(x) in FLOAT:
+        my_nan, other_nan = (net.isnan(t) for t in (mine, other))
+        largest, smaller = (other_nan, my_nan) if descending else (my_nan, other_nan)
+        before = net.logical_or(before, net.logical_and(largest, net.logical_not(smaller)))
+        tie = net.logical_or(tie, net.logical_and(my_nan, other_nan))
+    before = net.logical_or(before, net.logical_and(tie, net.less(grid(net, [1, size, size], [0, -1, 1]), 0)))
+    return net.reduce(trt.ReduceOperation.SUM, net.cast(before, torch.int32), [2])
+
+
+@op(aten.sort.stable)
+def sort_stable(
+    net: Net, self: ITensor, stable: bool | None, dim: int = -1, descending: bool = False
+) -> tuple[ITensor, ITensor]:
+    """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False)
+    -> (Tensor values, Tensor indices)"""
+    rank = len(self.shape)
+    if not stable or not rank:
+        return _top(net, self, self.shape[dim] if rank else 1, dim, descending)
+    order = [d for d in range(rank) if d != dim % rank] + [dim % rank]
+    x = net.permute(net.cast(self, torch.int32) if net.dtype(self) == torch.bool else self, order)
+    shape, size = x.shape, x.shape[-1]
+    x = net.reshape(x, [-1, size])
+    places = net.expand(net.reshape(iota(net, size, torch.int32), [1, size]), x.shape)
+    indices = scatter_elements(net, places, 1, _ranks(net, x, descending), places)
+    values = net.cast(gather_elements(net, x, indices, 1), net.dtype(self))
+    back = [order.index(d) for d in range(rank)]
+    values, indices = (net.permute(net.reshape(t, shape), back) for t in (values, indices))
+    return values, net.cast(indices, torch.int64)
+
+
+@sort_stable.unless
+def _(self: torch.Tensor, stable: bool | None, dim: int = -1, descending: bool = False) -> Iterator[str]:
+    size = self.shape[dim] if self.ndim else 1
+    if stable and self.numel() * size > PAIRS:
+        yield f"a stable sort of {size} elements: TensorRT has none, and comparing all pairs would take too much memory"
+    elif not stable and size > MAX_K:
+        yield f"a sort of {size} elements: TensorRT takes up to {MAX_K}"
+
+
+def _places(net: Net, sequence: ITensor, value: Value, right: bool, out_int32: bool) -> ITensor:
+    """How many elements of each sorted row come before a value; before or with it if ``right``."""
+    dtype = net.result_type(sequence, value)
+    rows, wanted = net.cast(sequence, dtype), net.cast(value, dtype)
+    wanted = net.reshape(wanted, [*wanted.shape, 1])
+    if len(rows.shape) > 1:
+        rows = net.unsqueeze(rows, -2)
+    # "Not after" also holds for a value of NaN, which PyTorch puts at the end.
+    after = net.greater(rows, wanted)
+    if not right:
+        after = net.logical_or(after, net.equal(rows, wanted))
+    count = net.reduce(trt.ReduceOperation.SUM, net.cast(net.logical_not(after), torch.int32), [-1])
+    return net.cast(count, torch.int32 if out_int32 else torch.int64)
+
+
+def _too_many(sequence: torch.Tensor, count: int) -> Iterator[str]:
+    if sequence.shape[-1] * count > PAIRS:
+        yield f"{count} values to find among {sequence.shape[-1]}: comparing them all would take too much memory"
+
+
+@op(aten.searchsorted.Tensor, aten.searchsorted.Scalar, dtypes=FLOAT | INT)
+def searchsorted(
+    net: Net,
+    sorted_sequence: ITensor,
+    self: Value,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: ITensor | None = None,
+) -> ITensor:
+    """searchsorted.Tensor(Tensor sorted_sequence, Tensor self, *, bool out_int32=False, bool right=False,
+    str? side=None, Tensor? sorter=None) -> Tensor"""
+    if sorter is not None:
+        sorted_sequence = gather_elements(net, sorted_sequence, sorter, len(sorter.shape) - 1)
+    return _places(net, sorted_sequence, self, right or side == "right", out_int32)
+
+
+@searchsorted.unless
+def _(
+    sorted_sequence: torch.Tensor,
+    self: torch.Tensor | Scalar,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: torch.Tensor | None = None,
+) -> Iterator[str]:
+    yield from _too_many(sorted_sequence, self.numel() if isinstance(self, torch.Tensor) else 1)
+
+
+@op(aten.bucketize.Tensor, aten.bucketize.Scalar, dtypes=FLOAT | INT)
+def bucketize(net: Net, self: Value, boundaries: ITensor, out_int32: bool = False, right: bool = False) -> ITensor:
+    """bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor"""
+    return _places(net, boundaries, self, right, out_int32)
+
+
+@bucketize.unless
+def _(
+    self: torch.Tensor | Scalar, boundaries: torch.Tensor, out_int32: bool = False, right: bool = False
+) -> Iterator[str]:
+    yield from _too_many(boundaries, self.numel() if isinstance(self, torch.Tensor) else 1)
+
+
+for _op in (topk, kthvalue, sort, sort_stable, searchsorted, bucketize):
+    _op.unless(Net.not_empty)

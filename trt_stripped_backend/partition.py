@@ -1,0 +1,319 @@
+"""Which nodes run in engines: asks each operator for its reasons against, groups the rest, splits the graph.
+
+Grouping is linear in nodes and edges. The level of a node is the number of changes between "engine" and "PyTorch" on the
+longest path to it; two engine nodes of one level cannot be joined by a path through PyTorch, because that path would
+raise the level by two. So everything of one level is one partition, without a cycle.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import has_free_symbols
+
+from .errors import Unsupported
+from .ops.net import DTYPES
+from .ops.registry import Op, bind, is_getitem
+from .options import Options
+from .types import Partition, Rejection, dtype_name
+from .weights import Split, constant_nodes
+
+#: The argument that the split graph passes first to every engine: the weights to run with.
+WEIGHTS = "weights"
+
+Lookup = Callable[[Any], Op | None]
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """A graph cut into engines and PyTorch.
+
+    Attributes:
+        module: takes the weight sets, then the main graph's own placeholders; each partition is a ``call_module``
+            ``engine_k(weights, *inputs)`` without its weight placeholders.
+        partitions: in the order of execution.
+        rejections: why the other nodes stay in PyTorch, in graph order.
+    """
+
+    module: fx.GraphModule
+    partitions: tuple[Partition, ...]
+    rejections: tuple[Rejection, ...]
+
+
+def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = True) -> Partitioned:
+    """Cuts the main graph of a split.
+
+    Args:
+        split: what :func:`.weights.split` returned.
+        options: ``min_block_size``, ``torch_executed_ops`` and ``allow_ops`` matter here.
+        lookup: the registered op of a target, or None.
+        refit: engines must be refittable (every mode but ``immutable``).
+    """
+    gm = split.module
+    constant = constant_nodes(gm.graph)
+    device = _device(gm.graph)
+    rejected: dict[fx.Node, Rejection] = {}
+    for node in gm.graph.nodes:
+        if node.op == "call_function" and not is_getitem(node):
+            found = next(_reasons(node, options, lookup, refit, None if node in constant else device), None)
+            if found is not None:
+                rejected[node] = _rejection(node, *found)
+        elif node.op == "call_module":
+            rejected[node] = _rejection(node, "op", "a submodule is not converted")
+    groups = []
+    for group in _levels(gm.graph, rejected):
+        counted = [n for n in group if n not in constant and not is_getitem(n)]
+        if len(counted) >= max(options.min_block_size, 1):
+            groups.append(group)
+            continue
+        why = f"block of {len(counted)} operators, smaller than min_block_size={options.min_block_size}"
+        rejected.update({n: _rejection(n, "size", why) for n in counted})
+    module, partitions = _Cut(gm, _detach_output_views(groups), split.weights).run()
+    order = {node: index for index, node in enumerate(gm.graph.nodes)}
+    rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
+    return Partitioned(module, partitions, rejections)
+
+
+# ------------------------------------------------------------------------------------------------ reasons
+
+
+def _reasons(
+    node: fx.Node, options: Options, lookup: Lookup, refit: bool, device: torch.device | None
+) -> Iterator[tuple[str, str]]:
+    """(kind, reason) pairs against running a node in an engine; none means that it can."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        yield "op", "not an ATen operator"
+        return
+    if target._schema.is_mutable:
+        yield "mutation", "writes to its argument"
+    op = lookup(target)
+    if op is None and torch.Tag.nondeterministic_seeded in target.tags:
+        yield "random", "a random operator: an engine would repeat the same numbers"
+    if op is None and torch.Tag.dynamic_output_shape in target.tags:
+        yield "data", "the output's shape depends on data"
+    if _named(target, options.torch_executed_ops):
+        yield "option", "named in torch_executed_ops"
+    if op is None:
+        yield "op", "no converter"
+        return
+    if refit and not op.refittable and not _named(target, options.allow_ops):
+        yield "refit", "not refittable: TensorRT's layers for it hold constants that a refit cannot set (see allow_ops)"
+    values = [n.meta.get("val") for n in node.all_input_nodes]
+    values += list(node.meta["val"]) if isinstance(node.meta.get("val"), (tuple, list)) else [node.meta.get("val")]
+    for value in values:
+        yield from _value_reasons(value, op, device)
+    yield from _argument_reasons([*node.args, *node.kwargs.values()])
+    try:
+        arguments = bind(target, _fake(node.args), _fake(node.kwargs))
+        yield from (("limit", reason) for reason in op.reasons(arguments))
+    except Unsupported as error:
+        yield "limit", str(error)
+
+
+def _value_reasons(value: Any, op: Op, device: torch.device | None) -> Iterator[tuple[str, str]]:
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        yield "limit", "a symbolic number"
+    if not isinstance(value, torch.Tensor):
+        return
+    if value.layout is not torch.strided or value.is_nested:
+        yield "limit", f"a {value.layout} tensor"
+    elif has_free_symbols(value.shape):
+        yield "limit", "a dynamic shape"
+    elif value.ndim > 8:
+        yield "limit", f"a tensor of rank {value.ndim}: TensorRT holds 8"
+    if value.dtype not in DTYPES:
+        yield "dtype", f"{dtype_name(value.dtype)} stays in PyTorch"
+    elif op.dtypes is not None and value.dtype not in op.dtypes:
+        yield "dtype", f"no {dtype_name(value.dtype)} in TensorRT for this operator"
+    if device is not None and value.device != device:
+        yield "device", f"a tensor on {value.device} in a graph on {device}"
+
+
+def _argument_reasons(arguments: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Arguments that no key can hold."""
+    for value in arguments:
+        if isinstance(value, (list, tuple)):
+            yield from _argument_reasons(value)
+        elif not (value is None or isinstance(value, _ARGUMENTS)):
+            yield "limit", f"an argument of type {type(value).__name__}"
+
+
+_ARGUMENTS = (fx.Node, bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+def _device(graph: fx.Graph) -> torch.device | None:
+    """Where the graph runs: the CUDA device of its arguments if they have one, else the device of the first."""
+    devices = [n.meta["val"].device for n in graph.find_nodes(op="placeholder") if isinstance(n.meta.get("val"), torch.Tensor)]
+    return next((d for d in devices if d.type == "cuda"), devices[0] if devices else None)
+
+
+def _named(target: torch._ops.OpOverload, names: frozenset[str]) -> bool:
+    name = str(target)
+    return name in names or name.rpartition(".")[0] in names
+
+
+def _fake(argument: Any) -> Any:
+    return fx.node.map_arg(argument, lambda n: n.meta.get("val"))
+
+
+def _rejection(node: fx.Node, kind: str, reason: str) -> Rejection:
+    return Rejection(node.name, str(node.target), kind, reason, _where(node))
+
+
+def _where(node: fx.Node) -> str:
+    """The user's line that made a node: ``model.py:12``, from the trace that Dynamo recorded."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
+    if not lines:
+        return ""
+    path, _, rest = lines[-1].removeprefix('File "').partition('", line ')
+    return f"{path}:{rest.partition(',')[0]}"
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def _levels(graph: fx.Graph, rejected: dict[fx.Node, Rejection]) -> list[list[fx.Node]]:
+    level: dict[fx.Node, int] = {}
+    inside: dict[fx.Node, bool] = {}
+    for node in graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        inside[node] = inside[node.args[0]] if is_getitem(node) and node.args[0] in inside else node not in rejected
+        if is_getitem(node) and node.args[0] not in inside:
+            inside[node] = False
+        level[node] = max(
+            (level[i] + (inside[i] != inside[node]) for i in node.all_input_nodes if i in level), default=0 if inside[node] else 1
+        )
+    for node in reversed(list(level)):
+        # Literals, weight.t() and early side branches join the partition that uses them.
+        if node.users and all(user in level for user in node.users):
+            level[node] = min(level[user] - (inside[user] != inside[node]) for user in node.users)
+    groups: dict[int, list[fx.Node]] = {}
+    for node in level:
+        if inside[node]:
+            groups.setdefault(level[node], []).append(node)
+    return [groups[index] for index in sorted(groups)]
+
+
+def _detach_output_views(groups: list[list[fx.Node]]) -> list[list[fx.Node]]:
+    """Takes out of its engine each view that leaves it beside its own base (or another view of that base).
+
+    An engine writes each output to memory of its own, while in PyTorch ``y`` and ``y.view(-1)`` share theirs, which a
+    write of the user's would show.
+    """
+    result = []
+    for group in groups:
+        members = set(group)
+        leaving = [n for n in group if any(user not in members for user in n.users)]
+        bases: dict[fx.Node, list[fx.Node]] = {}
+        for node in leaving:
+            bases.setdefault(_base(node, members), []).append(node)
+        shared = {n for base, nodes in bases.items() if len(nodes) > 1 for n in nodes if n is not base}
+        for node in reversed(group):
+            # Only a view that nothing inside needs can leave without running twice.
+            if node in shared and not any(user in members for user in node.users):
+                members.discard(node)
+        result.append([n for n in group if n in members])
+    return result
+
+
+def _base(node: fx.Node, members: set[fx.Node]) -> fx.Node:
+    while node in members and isinstance(node.target, torch._ops.OpOverload) and node.target.is_view:
+        parent = node.args[0]
+        if not isinstance(parent, fx.Node) or parent not in members:
+            break
+        node = parent
+    return node
+
+
+# ------------------------------------------------------------------------------------------------ the cut
+
+
+class _Cut:
+    """The graph under construction: nodes are copied, each group becomes one call of an engine."""
+
+    def __init__(self, gm: fx.GraphModule, groups: list[list[fx.Node]], weights: frozenset[str]) -> None:
+        self.gm, self.groups, self.weights = gm, groups, weights
+        self.group_of = {node: index for index, group in enumerate(groups) for node in group}
+        self.graph = fx.Graph()
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.attributes: dict[str, Any] = {}
+        self.partitions: list[Partition] = []
+        self.done: set[int] = set()
+
+    def run(self) -> tuple[fx.GraphModule, tuple[Partition, ...]]:
+        self.bundle = self.graph.placeholder(WEIGHTS)
+        # Depth first over units (an engine or a node), in the graph's own order: what writes to arguments stays last.
+        for root in self.gm.graph.nodes:
+            stack = [(root, False)]
+            while stack:
+                node, ready = stack.pop()
+                if self._emitted(node):
+                    continue
+                if ready:
+                    self._emit(node)
+                else:
+                    stack.append((node, True))
+                    stack.extend((d, False) for d in reversed(self._dependencies(node)) if not self._emitted(d))
+        return fx.GraphModule(self.attributes, self.graph), tuple(self.partitions)
+
+    def _emitted(self, node: fx.Node) -> bool:
+        return node in self.new or self.group_of.get(node) in self.done
+
+    def _dependencies(self, node: fx.Node) -> list[fx.Node]:
+        if node not in self.group_of:
+            return node.all_input_nodes
+        group = self.groups[self.group_of[node]]
+        return list(dict.fromkeys(i for n in group for i in n.all_input_nodes if self.group_of.get(i) != self.group_of[node]))
+
+    def _emit(self, node: fx.Node) -> None:
+        if node in self.group_of:
+            self.done.add(self.group_of[node])
+            self._emit_engine(self.groups[self.group_of[node]])
+            return
+        if node.op == "get_attr":
+            self.attributes[str(node.target)] = _attribute(self.gm, node)
+        self.new[node] = self.graph.node_copy(node, self.new.__getitem__)
+
+    def _emit_engine(self, group: list[fx.Node]) -> None:
+        name = f"engine_{len(self.partitions)}"
+        piece, inputs, outputs = _extract(self.gm, group)
+        used = frozenset(n.name for n in inputs if n.op == "placeholder" and n.name in self.weights)
+        nodes = sum(not is_getitem(n) for n in group)
+        self.partitions.append(Partition(name, piece, used, nodes))
+        self.attributes[name] = piece
+        call = self.graph.call_module(name, (self.bundle, *(self.new[n] for n in inputs if n.name not in used)))
+        for index, node in enumerate(outputs):
+            self.new[node] = self.graph.call_function(operator.getitem, (call, index))
+            self.new[node].meta = dict(node.meta)
+
+
+def _attribute(gm: fx.GraphModule, node: fx.Node) -> Any:
+    return operator.attrgetter(str(node.target))(gm)
+
+
+def _extract(gm: fx.GraphModule, group: list[fx.Node]) -> tuple[fx.GraphModule, list[fx.Node], list[fx.Node]]:
+    """A group as a module of its own: (module, the nodes behind its placeholders, the nodes behind its outputs)."""
+    members, graph = set(group), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    attributes: dict[str, Any] = {}
+    outside = dict.fromkeys(i for n in group for i in n.all_input_nodes if i not in members)
+    inputs = [n for n in outside if n.op != "get_attr"]
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+        copies[node].meta = dict(node.meta)
+    for node in outside:
+        if node.op == "get_attr":
+            attributes[str(node.target)] = _attribute(gm, node)
+            copies[node] = graph.node_copy(node)
+    for node in group:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    outputs = [n for n in group if any(user not in members for user in n.users)]
+    graph.output(tuple(copies[n] for n in outputs))
+    return fx.GraphModule(attributes, graph), inputs, outputs

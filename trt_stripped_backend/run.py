@@ -1,0 +1,236 @@
+"""Runs an engine: bindings, streams, outputs, one context for each thread."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from .errors import RefitFailed
+from .flavour import messages, trt
+from .live import ALIGNMENT, Bundle, fits, laid_out
+from .precision import applied
+from .refit import Engine, EnginePool
+from .types import Signature
+
+log = logging.getLogger("trt_stripped_backend")
+
+
+class BlobStore(Protocol):
+    """Where kernels that RTX compiled at context creation are kept beside the plans."""
+
+    def get_blob(self, kind: str, name: str) -> bytes | None: ...
+    def put_blob(self, kind: str, name: str, data: bytes) -> Any: ...
+
+
+class Runner:
+    """The callable of one partition: ``runner(weights, *inputs)`` → a tuple of outputs.
+
+    Args:
+        index: which partition of its graph.
+        signature: the engine's tensors; inputs arrive in the order of ``inputs``.
+        inputs: placeholder names of the partition in the order in which the split graph passes them.
+        pool: the loaded engines.
+        blobs: the cache, for RTX's runtime cache; None without one.
+        on_refit: told the bytes of each refit.
+    """
+
+    def __init__(
+        self, index: int, signature: Signature, inputs: Sequence[str], pool: EnginePool, blobs: BlobStore | None,
+        on_refit: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self.index, self.signature, self.pool, self.blobs, self.on_refit = index, signature, pool, blobs, on_refit
+        given = {name: i for i, name in enumerate(inputs)}
+        self._inputs = [(f"x{k}", given[name], spec) for k, (name, spec) in enumerate(signature.inputs)]
+        self._slots = [slot.name for _, slot in signature.slots]
+        self._outputs = [(f"y{k}", spec.shape, spec.stride, spec.dtype) for k, spec in enumerate(signature.outputs)]
+        self._contexts = threading.local()
+        self.device = pool.device
+
+    def __call__(self, weights: Bundle, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Enqueues the engine; ordered with the caller's current stream, not waited for.
+
+        Raises:
+            RefitFailed: the engine could not be given its weights.
+            RuntimeError: TensorRT refused to run it.
+        """
+        device = self.device
+        if torch.cuda.current_device() != device.index:
+            with torch.cuda.device(device):
+                return self._run(weights, inputs)
+        return self._run(weights, inputs)
+
+    def _run(self, weights: Bundle, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        caller = torch.cuda.current_stream()
+        stream = caller if caller.cuda_stream else _side_stream(caller.device)
+        bound = [(name, _readable(inputs[i], spec)) for name, i, spec in self._inputs]
+        outputs = tuple(
+            torch.empty_strided(shape, stride, dtype=dtype, device=self.device) for _, shape, stride, dtype in self._outputs
+        )
+        if stream is not caller:
+            stream.wait_stream(caller)
+        engine = self.pool.engine(weights, self.index)
+        with engine.lock:
+            if engine.needs_weights:
+                self._ensure(engine, weights, stream)
+            context = self._context(engine)
+            set_address = context.trt.set_tensor_address
+            for name, tensor in bound:
+                set_address(name, tensor.data_ptr() or _placeholder(self.device))
+            for (name, *_), tensor in zip(self._outputs, outputs, strict=True):
+                set_address(name, tensor.data_ptr() or _placeholder(self.device))
+            if not engine.needs_weights and context.token is not weights.set.token:
+                for name, pointer in zip(self._slots, weights.set.pointers[self.index], strict=True):
+                    set_address(name, pointer or _placeholder(self.device))
+                context.token = weights.set.token
+            context.enter(stream)
+            if not context.trt.execute_async_v3(stream.cuda_stream):
+                context.token = None
+                raise RuntimeError(f"TensorRT could not run engine {self.index}: {messages.text()}")
+            if engine.needs_weights:
+                engine.runs.setdefault(stream.cuda_stream, torch.cuda.Event()).record(stream)
+        if stream is not caller:
+            caller.wait_stream(stream)
+        if context.fresh:
+            self._save_kernels(context)
+        return outputs
+
+    def _ensure(self, engine: Engine, weights: Bundle, stream: torch.cuda.Stream) -> None:
+        """Refits the engine unless it holds these weights as they are now."""
+        current = weights.set
+        if engine.token is current.token or (engine.ready and engine.identical):
+            pass
+        elif engine.stamp == current.stamps[self.index] and engine.ready:
+            engine.token = current.token
+        else:
+            self.on_refit(engine.refit(weights.slots(self.index), stream))
+            engine.token, engine.stamp = current.token, current.stamps[self.index]
+        if not engine.ready:
+            raise RefitFailed("the engine is Empty: it was not given all its weights")
+        if engine.event is not None:
+            stream.wait_event(engine.event)
+
+    # ---------------------------------------------------------------- contexts
+
+    def _context(self, engine: Engine) -> _Context:
+        contexts = getattr(self._contexts, "of", None)
+        if contexts is None:
+            contexts = self._contexts.of = weakref.WeakKeyDictionary()
+        context = contexts.get(engine)
+        if context is None:
+            context = contexts[engine] = _Context(engine, self._saved_kernels())
+        return context  # type: ignore[no-any-return]
+
+    def _kernels_name(self) -> str:
+        properties = torch.cuda.get_device_properties(self.device)
+        return f"{self.pool.entry.key}-{properties.name}-{properties.major}.{properties.minor}"
+
+    def _saved_kernels(self) -> bytes | None:
+        return self.blobs.get_blob("runtime", self._kernels_name()) if self.blobs is not None else None
+
+    def _save_kernels(self, context: _Context) -> None:
+        context.fresh = False
+        data = context.kernels()
+        if data and self.blobs is not None:
+            self.blobs.put_blob("runtime", self._kernels_name(), data)
+
+
+class _Context:
+    """An execution context and what is bound to it. Belongs to one thread."""
+
+    def __init__(self, engine: Engine, kernels: bytes | None) -> None:
+        messages.clear()
+        self.engine = engine  # must outlive the context
+        self.token: object | None = None
+        self.fresh = False
+        self._stream: torch.cuda.Stream | None = None
+        self._cache: Any = None
+        cuda_engine = engine.engine
+        with applied(engine.tf32):
+            self.trt = self._make(cuda_engine, kernels)
+        if self.trt is None:
+            raise RuntimeError(f"TensorRT made no execution context: {messages.text()}")
+        size = getattr(cuda_engine, "device_memory_size_v2", None)
+        self._scratch_size = int(cuda_engine.device_memory_size if size is None else size)
+
+    def _make(self, cuda_engine: Any, kernels: bytes | None) -> Any:
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(trt, "IRuntimeCache"):
+            return cuda_engine.create_execution_context(strategy)
+        config = cuda_engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        self._cache = config.create_runtime_cache()
+        self.fresh = not (kernels and self._cache.deserialize(kernels))
+        config.set_runtime_cache(self._cache)
+        return cuda_engine.create_execution_context(config)
+
+    def enter(self, stream: torch.cuda.Stream) -> None:
+        """Prepares for a run on ``stream``: scratch memory, and order after the context's last run elsewhere."""
+        if self._stream is not None and self._stream == stream:
+            if self._scratch.numel() >= self._scratch_size:
+                return
+        elif self._stream is not None and not torch.cuda.is_current_stream_capturing():
+            stream.wait_stream(self._stream)
+        self._stream = stream
+        self._scratch = _scratch(stream, self._scratch_size)
+        if hasattr(self.trt, "set_device_memory"):
+            self.trt.set_device_memory(self._scratch.data_ptr(), self._scratch_size)
+        else:
+            self.trt.device_memory = self._scratch.data_ptr()
+
+    def kernels(self) -> bytes | None:
+        """The kernels that RTX compiled for this context, to be saved."""
+        return bytes(memoryview(self._cache.serialize())) if self._cache is not None else None
+
+
+_local = threading.local()
+_scratches: dict[tuple[int | None, int], torch.Tensor] = {}
+_placeholders: dict[torch.device, torch.Tensor] = {}
+_memory_lock = threading.Lock()
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """This thread's own stream on a device: TensorRT synchronizes the whole device when run on the default stream."""
+    streams = getattr(_local, "streams", None)
+    if streams is None:
+        streams = _local.streams = {}
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)
+    return streams[device]  # type: ignore[no-any-return]
+
+
+def _scratch(stream: torch.cuda.Stream, size: int) -> torch.Tensor:
+    """Scratch memory that all engines of a stream share: they run one after the other."""
+    where = (stream.device.index, stream.cuda_stream)
+    with _memory_lock:
+        have = _scratches.get(where)
+        if have is None or have.numel() < size:
+            with torch.cuda.stream(stream):
+                have = _scratches[where] = torch.empty(max(size, 1), dtype=torch.uint8, device=stream.device)
+        return have
+
+
+def _placeholder(device: torch.device) -> int:
+    """An address for empty tensors, which have none of their own and which TensorRT wants."""
+    with _memory_lock:
+        if device not in _placeholders:
+            _placeholders[device] = torch.empty(ALIGNMENT, dtype=torch.uint8, device=device)
+        return _placeholders[device].data_ptr()
+
+
+def _readable(tensor: torch.Tensor, spec: Any) -> torch.Tensor:
+    """The tensor, or a copy where the engine cannot read its memory as it is."""
+    if tensor.stride() == spec.stride and not tensor.data_ptr() % ALIGNMENT:
+        return tensor
+    return tensor if fits(tensor, spec) else laid_out(tensor, spec)
+
+
+def release() -> None:
+    """Frees scratch memory; the next run allocates it anew."""
+    with _memory_lock, contextlib.suppress(RuntimeError):
+        _scratches.clear()

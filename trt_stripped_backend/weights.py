@@ -1,0 +1,191 @@
+"""Sources, derived weights and slots: splits a lowered graph, and tells at run time which weights changed.
+
+A derived weight is a parameters-only piece of the graph (a folded BatchNorm, ``W + s·B@A``, an autocast's ``W.half()``).
+It is computed in PyTorch when one of its sources changed, not at each call. Pure constants stay in the engine.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import has_free_symbols
+
+from .lowering import Lowered
+
+aten = torch.ops.aten
+
+#: Views that an engine makes for nothing, so that a bare parameter need not be copied for them.
+_VIEWS = frozenset({
+    aten.t.default, aten.permute.default, aten.transpose.int, aten.view.default, aten._unsafe_view.default,
+    aten.reshape.default, aten.expand.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim,
+    aten.squeeze.dims, aten.slice.Tensor, aten.select.int,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One connected piece of parameters-only arithmetic.
+
+    Attributes:
+        module: sources → a tuple of derived weights.
+        sources: positions of its arguments among the lowered graph's.
+        names: placeholders of the main graph that its outputs become.
+    """
+
+    module: fx.GraphModule
+    sources: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A lowered graph without its parameters-only arithmetic.
+
+    Attributes:
+        module: the main graph; placeholders are the lowered graph's own, in order, then the derived weights.
+        arguments: how many placeholders are the lowered graph's own.
+        derived: the pieces split off.
+        weights: names of placeholders that are weights: sources and derived ones.
+        sources: positions of arguments that are sources.
+    """
+
+    module: fx.GraphModule
+    arguments: int
+    derived: tuple[Derived, ...]
+    weights: frozenset[str]
+    sources: tuple[int, ...]
+
+
+def is_pure(node: fx.Node) -> bool:
+    """A functional, deterministic operator."""
+    if node.op == "get_attr" or node.target is operator.getitem:
+        return True
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return not node.target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags
+
+
+def constant_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that depend on no placeholder: literals, whatever device they are traced on."""
+    constant: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "output") and is_pure(node) and all(i in constant for i in node.all_input_nodes):
+            constant.add(node)
+    return constant
+
+
+def split(lowered: Lowered) -> Split:
+    """Splits the parameters-only arithmetic off a lowered graph."""
+    gm = lowered.module
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    sources = {placeholders[i] for i in lowered.sources}
+    constant = constant_nodes(gm.graph)
+    derivable = set(sources)
+    for node in gm.graph.nodes:
+        inputs = node.all_input_nodes
+        if (
+            node.op == "call_function" and is_pure(node) and inputs and node not in constant
+            and all(i in derivable or i in constant for i in inputs) and not _symbolic(node)
+        ):  # fmt: skip
+            derivable.add(node)
+    cuts: dict[fx.Node, None] = {}
+    for node in gm.graph.nodes:
+        if node in derivable and node not in sources and isinstance(node.meta.get("val"), torch.Tensor):
+            if not all(user in derivable for user in node.users) and not _views_of_source(node):
+                # A view behind arithmetic costs nothing in the engine, and an expand would be materialised.
+                while node.target in _VIEWS and node.args[0] not in sources:
+                    node = node.args[0]
+                cuts[node] = None
+    main = fx.GraphModule(gm, _main_graph(gm, cuts))
+    derived = tuple(_derive(gm, group, placeholders) for group in _components(cuts, constant))
+    names = {p.name for p in sources} | {name for piece in derived for name in piece.names}
+    return Split(main, len(placeholders), derived, frozenset(names), lowered.sources)
+
+
+def _symbolic(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return any(isinstance(v, torch.Tensor) and has_free_symbols(v.shape) for v in values)
+
+
+def _views_of_source(node: fx.Node) -> bool:
+    return _root(node).op == "placeholder"
+
+
+def _closure(node: fx.Node) -> dict[fx.Node, None]:
+    """The node and all that it needs."""
+    seen: dict[fx.Node, None] = {}
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one not in seen:
+            seen[one] = None
+            stack.extend(one.all_input_nodes)
+    return seen
+
+
+def _components(cuts: dict[fx.Node, None], constant: set[fx.Node]) -> list[list[fx.Node]]:
+    """Cuts that share arithmetic, together: so nothing is computed twice, and no more than a change needs."""
+    group_of: dict[fx.Node, list[fx.Node]] = {}
+    groups: list[list[fx.Node]] = []
+    for cut in cuts:
+        closure = [n for n in _closure(cut) if n.op == "call_function" and n not in constant]
+        group = next((group_of[n] for n in closure if n in group_of), None)
+        if group is None:
+            group = []
+            groups.append(group)
+        group.append(cut)
+        for node in closure:
+            other = group_of.setdefault(node, group)
+            if other is not group:
+                group.extend(other)
+                groups.remove(other)
+                group_of.update(dict.fromkeys((n for c in other for n in _closure(c) if n in group_of), group))
+    return groups
+
+
+def _derived_name(cut: fx.Node) -> str:
+    return f"derived_{cut.name}"
+
+
+def _derive(gm: fx.GraphModule, cuts: list[fx.Node], placeholders: Sequence[fx.Node]) -> Derived:
+    need = set().union(*(_closure(cut) for cut in cuts))
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in gm.graph.nodes:
+        if node in need:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[cut] for cut in cuts))
+    used = tuple(i for i, p in enumerate(placeholders) if p in need)
+    return Derived(fx.GraphModule(gm, graph), used, tuple(_derived_name(cut) for cut in cuts))
+
+
+def _main_graph(gm: fx.GraphModule, cuts: dict[fx.Node, None]) -> fx.Graph:
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for placeholder in gm.graph.find_nodes(op="placeholder"):
+        copies[placeholder] = graph.node_copy(placeholder)
+    for cut in cuts:
+        copies[cut] = graph.placeholder(_derived_name(cut))
+        copies[cut].meta = dict(cut.meta)
+    for node in gm.graph.nodes:
+        if node in copies:
+            continue
+        if node.op == "output":
+            for value in node.all_input_nodes:
+                if _root(value) in cuts:  # the user may write to what is returned, and must not reach our copy
+                    copies[value] = graph.call_function(aten.clone.default, (copies[value],))
+                    copies[value].meta = dict(value.meta)
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.eliminate_dead_code()
+    return graph
+
+
+def _root(node: fx.Node) -> fx.Node:
+    while node.target in _VIEWS:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
