@@ -60,7 +60,8 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=epochs * len(images) // 64)
     model.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(images), device=DEVICE).split(64):
@@ -68,6 +69,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
     model.eval()
 
 
@@ -79,7 +81,7 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> st
 def show(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     seen, unseen = slice(0, 1437), slice(1437, None)
     test = images[unseen], labels[unseen]
-    train(model, images[seen], labels[seen], epochs=8)
+    train(model, images[seen], labels[seen], epochs=12)
 
     print(f"\n=== {type(model).__name__}\n{trt_stripped_backend.prebuild(model, (test[0],), options=OPTIONS)}")
     served = torch.compile(model, backend="trt_stripped", options=OPTIONS)

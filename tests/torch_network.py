@@ -163,12 +163,6 @@ class TorchNetwork:
     def add_normalization_v2(self, input: Tensor, scale: Tensor, bias: Tensor, axesMask: int) -> Any:
         return self._add(linear.Normalization(input, scale, bias, axes=axesMask, is_v2=True))
 
-    def add_attention(self, query: Tensor, key: Tensor, value: Tensor, norm_op: Any, causal: bool) -> Any:
-        return self._add(linear.Attention(query, key, value, norm_op=norm_op, causal=causal))
-
-    def add_attention_v2(self, query: Tensor, key: Tensor, value: Tensor, norm_op: Any, causal_kind: Any) -> Any:
-        return self._add(linear.Attention(query, key, value, norm_op=norm_op, causal_kind=causal_kind))
-
     def add_convolution_nd(
         self, input: Tensor, num_output_maps: int, kernel_shape: Sequence[int], kernel: Any, bias: Any = None
     ) -> Any:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from .api import clear_stats, refresh, reports, stats
     from .cache import EngineCache, open_cache
     from .errors import BadEntry, BuildFailed, CacheError, OptionError, RefitFailed, TRTStrippedError
-    from .tracing import explain, prebuild
     from .options import Options
     from .report import Report
+    from .tracing import explain, prebuild
 
 __version__ = "0.1.0"
 

@@ -65,12 +65,12 @@ def build(
             plain_refit = mode == "general" and not flavour.refit_individual
             net = Net(
                 network, flavour, bound=mode == "bound", values=_host(signature, values),
-                mark=mode == "general" and flavour.refit_individual, name_literals=plain_refit,
+                mark=mode == "general" and flavour.refit_individual, name_literals=plain_refit, tf32=tf32,
             )  # fmt: skip
             convert(partition, signature, net)
             config = _config(builder, flavour, mode, options, tf32)
             serialized = builder.build_serialized_network(network, config)
-    except (Unsupported, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (Unsupported, TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
         raise BuildFailed(f"{partition.name}: {error}") from error
     if serialized is None:
         raise BuildFailed(f"{partition.name}: TensorRT built no engine: {messages.text()}")

@@ -38,7 +38,9 @@ _KEPT_COMPOSITES = (
 _KEPT_FROM_TABLE = (
     "silu", "hardswish", "hardsigmoid", "mish", "softplus", "glu", "pixel_shuffle", "pixel_unshuffle",
     "masked_fill.Scalar", "masked_fill.Tensor", "t", "transpose.int", "_fused_rms_norm", "roll", "std.correction",
-    "leaky_relu", "elu", "hardtanh",
+    "leaky_relu", "elu", "hardtanh", "baddbmm", "mv", "dot", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d", "stack", "split.Tensor", "unbind.int",
+    "select_scatter", "diag_embed", "tril", "triu",
 )  # fmt: skip
 
 _override_lock = threading.RLock()  # the composite override patches torch's dispatcher for the whole process
@@ -202,16 +204,41 @@ def _source_name(node: fx.Node) -> str:
 
 
 def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
-    """Removes nodes that only rename a value: ``detach``, ``alias``, ``lift_fresh_copy`` and casts to the same type."""
-    outputs = set(gm.graph.output_node().all_input_nodes)
+    """Removes nodes that only rename a value: ``detach``, ``alias``, ``lift_fresh_copy`` and casts to the same type.
+
+    A copy that the caller gets to see stays, behind views too: without it a write to the result would reach an input, a
+    constant, or what the next call reads.
+    """
+    shown: set[fx.Node] = set()
+    for output in gm.graph.output_node().all_input_nodes:
+        shown.add(node := output)
+        while (base := viewed(node)) is not None:
+            shown.add(node := base)
     for node in list(gm.graph.nodes):
-        if node.target in (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default):
+        if node.target in (aten.detach.default, aten.alias.default):
             node.replace_all_uses_with(node.args[0])
-        elif node.target in (aten.clone.default, aten._to_copy.default) and not (outputs & {node, node.args[0]}):
+        elif node in shown:
+            continue
+        elif node.target is aten.lift_fresh_copy.default:
+            node.replace_all_uses_with(node.args[0])
+        elif node.target in (aten.clone.default, aten._to_copy.default):
             new, old = node.meta["val"], node.args[0].meta.get("val")
             if isinstance(old, torch.Tensor) and (new.dtype, new.device, new.stride()) == (old.dtype, old.device, old.stride()):
                 node.replace_all_uses_with(node.args[0])
     gm.graph.eliminate_dead_code()
+
+
+def viewed(node: fx.Node) -> fx.Node | None:
+    """What a view shares its memory with; None for a node that has memory of its own."""
+    if node.target is operator.getitem:
+        several = node.args[0]
+        return several if isinstance(several, fx.Node) and viewed(several) is not None else None
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    if not (node.target.is_view or node.target is aten._unsafe_view.default):
+        return None
+    base = node.args[0] if node.args else None
+    return base if isinstance(base, fx.Node) else None
 
 
 def fold_batch_norm(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
@@ -220,6 +247,8 @@ def fold_batch_norm(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
     Both stay live: they are arithmetic on parameters alone, which :mod:`.weights` turns into derived weights. The
     product is formed in float32 and rounded once.
     """
+    known: dict[tuple[Any, ...], tuple[fx.Node, fx.Node]] = {}
+    first = next(node for node in gm.graph.nodes if node.op != "placeholder")
     for norm in gm.graph.find_nodes(op="call_function", target=aten._native_batch_norm_legit_no_training.default):
         conv, gamma, beta, mean, var, _, eps = norm.args
         if not (isinstance(conv, fx.Node) and conv.target is aten.convolution.default and len(conv.users) == 1):
@@ -229,24 +258,52 @@ def fold_batch_norm(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
             continue
         if any(user.target is not operator.getitem or (user.args[1] != 0 and user.users) for user in norm.users):
             continue
-        dtype, rank = kernel.meta["val"].dtype, kernel.meta["val"].ndim
-        with gm.graph.inserting_before(conv):
-            emit = functools.partial(_emit, gm.graph)
-            wide = functools.partial(_wide, emit)
-            scale = emit(aten.rsqrt.default, emit(aten.add.Scalar, wide(var), eps))
-            scale = scale if gamma is None else emit(aten.mul.Tensor, scale, wide(gamma))
-            folded = emit(aten.mul.Tensor, wide(kernel), emit(aten.view.default, scale, [-1] + [1] * (rank - 1)))
-            shift = emit(aten.neg.default, wide(mean)) if bias is None else emit(aten.sub.Tensor, wide(bias), wide(mean))
-            shift = emit(aten.mul.Tensor, shift, scale)
-            shift = shift if beta is None else emit(aten.add.Tensor, shift, wide(beta))
-            if dtype != torch.float32:
-                folded = emit(aten._to_copy.default, folded, dtype=dtype)
-                shift = emit(aten._to_copy.default, shift, dtype=dtype)
+        if kernel.meta["val"].dtype not in _FOLDED:
+            continue
+        operands = (kernel, bias, gamma, beta, mean, var, eps)
+        if operands not in known:  # a layer that is called several times has one folded weight
+            with gm.graph.inserting_before(first):
+                known[operands] = _folded(functools.partial(_emit, gm.graph), *operands)
+        folded, shift = known[operands]
         conv.args = (conv.args[0], folded, shift, *conv.args[3:])
         for user in list(norm.users):
             if user.args[1] == 0:
                 user.replace_all_uses_with(conv)
     gm.graph.eliminate_dead_code()
+
+
+#: What a product in float32 does not make worse.
+_FOLDED = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+def _folded(
+    emit: Callable[..., fx.Node],
+    kernel: fx.Node,
+    bias: fx.Node | None,
+    gamma: fx.Node | None,
+    beta: fx.Node | None,
+    mean: fx.Node,
+    var: fx.Node,
+    eps: float,
+) -> tuple[fx.Node, fx.Node]:
+    """Weight and bias of a convolution that includes a batch norm."""
+
+    def wide(node: fx.Node) -> fx.Node:
+        if node.meta["val"].dtype == torch.float32:
+            return node
+        return emit(aten._to_copy.default, node, dtype=torch.float32)
+
+    dtype, rank = kernel.meta["val"].dtype, kernel.meta["val"].ndim
+    scale = emit(aten.rsqrt.default, emit(aten.add.Scalar, wide(var), eps))
+    scale = scale if gamma is None else emit(aten.mul.Tensor, scale, wide(gamma))
+    folded = emit(aten.mul.Tensor, wide(kernel), emit(aten.view.default, scale, [-1] + [1] * (rank - 1)))
+    shift = emit(aten.neg.default, wide(mean)) if bias is None else emit(aten.sub.Tensor, wide(bias), wide(mean))
+    shift = emit(aten.mul.Tensor, shift, scale)
+    shift = shift if beta is None else emit(aten.add.Tensor, shift, wide(beta))
+    if dtype != torch.float32:
+        folded = emit(aten._to_copy.default, folded, dtype=dtype)
+        shift = emit(aten._to_copy.default, shift, dtype=dtype)
+    return folded, shift
 
 
 def _emit(graph: fx.Graph, target: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> fx.Node:
@@ -257,10 +314,6 @@ def _emit(graph: fx.Graph, target: torch._ops.OpOverload, *args: Any, **kwargs: 
     with mode:
         node.meta["val"] = target(*values, **kwargs)
     return node
-
-
-def _wide(emit: Callable[..., fx.Node], node: fx.Node) -> fx.Node:
-    return node if node.meta["val"].dtype == torch.float32 else emit(aten._to_copy.default, node, dtype=torch.float32)
 
 
 #: In order; each is followed by a lint of the graph.

@@ -17,6 +17,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
 from .errors import Unsupported
+from .lowering import viewed
 from .ops.net import DTYPES
 from .ops.registry import Op, bind, is_getitem
 from .options import Options
@@ -60,7 +61,7 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
     rejected: dict[fx.Node, Rejection] = {}
     for node in gm.graph.nodes:
         if node.op == "call_function" and not is_getitem(node):
-            found = next(_reasons(node, options, lookup, refit, None if node in constant else device), None)
+            found = next(_reasons(node, options, lookup, refit, constant, device), None)
             if found is not None:
                 rejected[node] = _rejection(node, *found)
         elif node.op == "call_module":
@@ -73,7 +74,7 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
             continue
         why = f"block of {len(counted)} operators, smaller than min_block_size={options.min_block_size}"
         rejected.update({n: _rejection(n, "size", why) for n in counted})
-    module, partitions = _Cut(gm, _detach_output_views(groups), split.weights).run()
+    module, partitions = _Cut(gm, *_share_memory(groups), split.weights).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
     return Partitioned(module, partitions, rejections)
@@ -83,7 +84,12 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
 
 
 def _reasons(
-    node: fx.Node, options: Options, lookup: Lookup, refit: bool, device: torch.device | None
+    node: fx.Node,
+    options: Options,
+    lookup: Lookup,
+    refit: bool,
+    constant: set[fx.Node],
+    device: torch.device | None,
 ) -> Iterator[tuple[str, str]]:
     """(kind, reason) pairs against running a node in an engine; none means that it can."""
     target = node.target
@@ -104,10 +110,11 @@ def _reasons(
         return
     if refit and not op.refittable and not _named(target, options.allow_ops):
         yield "refit", "not refittable: TensorRT's layers for it hold constants that a refit cannot set (see allow_ops)"
-    values = [n.meta.get("val") for n in node.all_input_nodes]
-    values += list(node.meta["val"]) if isinstance(node.meta.get("val"), (tuple, list)) else [node.meta.get("val")]
-    for value in values:
-        yield from _value_reasons(value, op, device)
+    for one in (*node.all_input_nodes, node):
+        value = one.meta.get("val")
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            # A literal is part of the engine, wherever it was traced.
+            yield from _value_reasons(each, op, None if one in constant else device)
     yield from _argument_reasons([*node.args, *node.kwargs.values()])
     try:
         arguments = bind(target, _fake(node.args), _fake(node.kwargs))
@@ -194,6 +201,8 @@ def _levels(graph: fx.Graph, rejected: dict[fx.Node, Rejection]) -> list[list[fx
         # Literals, weight.t() and early side branches join the partition that uses them.
         if node.users and all(user in level for user in node.users):
             level[node] = min(level[user] - (inside[user] != inside[node]) for user in node.users)
+        # The parts of an output stay with it: an engine has no output that is a tuple.
+        level.update({user: level[node] for user in node.users if is_getitem(user)})
     groups: dict[int, list[fx.Node]] = {}
     for node in level:
         if inside[node]:
@@ -201,35 +210,44 @@ def _levels(graph: fx.Graph, rejected: dict[fx.Node, Rejection]) -> list[list[fx
     return [groups[index] for index in sorted(groups)]
 
 
-def _detach_output_views(groups: list[list[fx.Node]]) -> list[list[fx.Node]]:
-    """Takes out of its engine each view that leaves it beside its own base (or another view of that base).
+def _share_memory(groups: list[list[fx.Node]]) -> tuple[list[list[fx.Node]], set[fx.Node]]:
+    """Takes out of its engine each view that leaves it beside its own base, or beside another view of that base.
 
     An engine writes each output to memory of its own, while in PyTorch ``y`` and ``y.view(-1)`` share theirs, which a
     write of the user's would show.
+
+    Returns:
+        The groups, and the views to make in PyTorch. Some of those are members still: other members need them too.
     """
-    result = []
+    result, outside = [], set()
     for group in groups:
         members = set(group)
-        leaving = [n for n in group if any(user not in members for user in n.users)]
         bases: dict[fx.Node, list[fx.Node]] = {}
-        for node in leaving:
-            bases.setdefault(_base(node, members), []).append(node)
-        shared = {n for base, nodes in bases.items() if len(nodes) > 1 for n in nodes if n is not base}
+        for node in group:
+            if any(user not in members for user in node.users):
+                bases.setdefault(_base(node, members), []).append(node)
+        for base, nodes in bases.items():
+            # AOTAutograd itself makes the views that the graph returns of its arguments.
+            if base.op != "placeholder" and (len(nodes) > 1 or base not in members):
+                outside |= {view for node in nodes for view in _views(node, base)}
         for node in reversed(group):
-            # Only a view that nothing inside needs can leave without running twice.
-            if node in shared and not any(user in members for user in node.users):
+            if node in outside and not any(user in members for user in node.users):
                 members.discard(node)
         result.append([n for n in group if n in members])
-    return result
+    return [group for group in result if group], outside
 
 
 def _base(node: fx.Node, members: set[fx.Node]) -> fx.Node:
-    while node in members and isinstance(node.target, torch._ops.OpOverload) and node.target.is_view:
-        parent = node.args[0]
-        if not isinstance(parent, fx.Node) or parent not in members:
-            break
-        node = parent
+    while node in members and (base := viewed(node)) is not None:
+        node = base
     return node
+
+
+def _views(node: fx.Node, base: fx.Node) -> Iterator[fx.Node]:
+    """From a view to what stands next to its base."""
+    while node is not base:
+        yield node
+        node = viewed(node) or base
 
 
 # ------------------------------------------------------------------------------------------------ the cut
@@ -238,8 +256,10 @@ def _base(node: fx.Node, members: set[fx.Node]) -> fx.Node:
 class _Cut:
     """The graph under construction: nodes are copied, each group becomes one call of an engine."""
 
-    def __init__(self, gm: fx.GraphModule, groups: list[list[fx.Node]], weights: frozenset[str]) -> None:
-        self.gm, self.groups, self.weights = gm, groups, weights
+    def __init__(
+        self, gm: fx.GraphModule, groups: list[list[fx.Node]], outside: set[fx.Node], weights: frozenset[str]
+    ) -> None:
+        self.gm, self.groups, self.outside, self.weights = gm, groups, outside, weights
         self.group_of = {node: index for index, group in enumerate(groups) for node in group}
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
@@ -283,7 +303,7 @@ class _Cut:
 
     def _emit_engine(self, group: list[fx.Node]) -> None:
         name = f"engine_{len(self.partitions)}"
-        piece, inputs, outputs = _extract(self.gm, group)
+        piece, inputs, outputs = _extract(self.gm, group, self.outside)
         used = frozenset(n.name for n in inputs if n.op == "placeholder" and n.name in self.weights)
         nodes = sum(not is_getitem(n) for n in group)
         self.partitions.append(Partition(name, piece, used, nodes))
@@ -292,28 +312,34 @@ class _Cut:
         for index, node in enumerate(outputs):
             self.new[node] = self.graph.call_function(operator.getitem, (call, index))
             self.new[node].meta = dict(node.meta)
+        for node in group:
+            if node in self.outside:
+                self.new[node] = self.graph.node_copy(node, self.new.__getitem__)
 
 
 def _attribute(gm: fx.GraphModule, node: fx.Node) -> Any:
     return operator.attrgetter(str(node.target))(gm)
 
 
-def _extract(gm: fx.GraphModule, group: list[fx.Node]) -> tuple[fx.GraphModule, list[fx.Node], list[fx.Node]]:
+def _extract(
+    gm: fx.GraphModule, group: list[fx.Node], outside: set[fx.Node]
+) -> tuple[fx.GraphModule, list[fx.Node], list[fx.Node]]:
     """A group as a module of its own: (module, the nodes behind its placeholders, the nodes behind its outputs)."""
     members, graph = set(group), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {}
-    outside = dict.fromkeys(i for n in group for i in n.all_input_nodes if i not in members)
-    inputs = [n for n in outside if n.op != "get_attr"]
+    given = dict.fromkeys(i for n in group for i in n.all_input_nodes if i not in members)
+    inputs = [n for n in given if n.op != "get_attr"]
     for node in inputs:
         copies[node] = graph.placeholder(node.name)
         copies[node].meta = dict(node.meta)
-    for node in outside:
+    for node in given:
         if node.op == "get_attr":
             attributes[str(node.target)] = _attribute(gm, node)
             copies[node] = graph.node_copy(node)
     for node in group:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    outputs = [n for n in group if any(user not in members for user in n.users)]
+    needed = {user for n in group for user in n.users if user not in members or user in outside}
+    outputs = [n for n in group if n not in outside and not needed.isdisjoint(n.users)]
     graph.output(tuple(copies[n] for n in outputs))
     return fx.GraphModule(attributes, graph), inputs, outputs

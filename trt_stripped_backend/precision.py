@@ -15,25 +15,33 @@ from collections.abc import Iterator
 import torch
 
 _VARIABLE = "NVIDIA_TF32_OVERRIDE"
-_lock = threading.RLock()
+_held = threading.RLock()
+_changing = threading.Lock()  # held for moments only, so that nobody waits for a build to ask what is allowed
+_users: list[str | None] = []  # what the variable was before each holder, the outermost first
 
 
 def tf32_allowed() -> bool:
-    """As PyTorch is set: ``torch.get_float32_matmul_precision()``, unless the user's variable decides for all libraries."""
-    user = os.environ.get(_VARIABLE)
-    return user == "1" if user in ("0", "1") else torch.get_float32_matmul_precision() != "highest"
+    """As PyTorch is set (``torch.backends.cuda.matmul``), unless the user's variable decides for all libraries."""
+    with _changing:
+        user = _users[0] if _users else os.environ.get(_VARIABLE)
+    # torch.get_float32_matmul_precision() raises once the user has set this attribute.
+    return user == "1" if user in ("0", "1") else torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 @contextlib.contextmanager
 def applied(tf32: bool) -> Iterator[None]:
     """While open, NVIDIA's libraries read that TF32 is off, or decide by themselves. One holder at a time."""
-    with _lock:
-        before = os.environ.get(_VARIABLE)
-        _set(None if tf32 else "0")
+    with _held:
+        with _changing:
+            before = os.environ.get(_VARIABLE)
+            _users.append(before)
+            _set(None if tf32 else "0")
         try:
             yield
         finally:
-            _set(before)
+            with _changing:
+                _users.pop()
+                _set(before)
 
 
 def _set(value: str | None) -> None:

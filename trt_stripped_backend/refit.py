@@ -17,10 +17,11 @@ import torch
 from .build import decode_literal
 from .errors import RefitFailed
 from .flavour import logger, messages, trt
-from .live import Alias, Bundle
+from .live import Bundle
 from .ops.net import to_trt
 from .precision import applied
 from .types import Entry
+from .watch import Alias
 
 
 class Engine:

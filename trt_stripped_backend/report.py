@@ -97,9 +97,11 @@ class Report:
             f"{self.derived} derived weight(s)",
         ]
         for p in self.partitions:
-            spent = {"built": f"built in {p.seconds:.2f} s", "miss": "miss: not in the cache"}.get(
-                p.status, f"{p.status}, saved {p.saved_seconds:.2f} s"
-            )
+            spent = {
+                "built": f"built in {p.seconds:.2f} s",
+                "miss": "miss: not in the cache",
+                "failed": "failed: runs in PyTorch",
+            }.get(p.status, f"{p.status}, saved {p.saved_seconds:.2f} s")
             ops = ", ".join(f"{name.removeprefix('aten.')}×{count}" for name, count in sorted(p.ops.items(), key=lambda o: -o[1]))
             size = f"{p.plan_bytes / 1e6:.2f} MB plan for {p.weight_bytes / 1e6:.2f} MB of weights"
             lines.append(f"  {p.name} [{p.key[:12]}]: {p.nodes} operators, {spent}, {size}")

@@ -84,11 +84,9 @@ class Runner:
                 set_address(name, tensor.data_ptr() or _placeholder(self.device))
             for (name, *_), tensor in zip(self._outputs, outputs, strict=True):
                 set_address(name, tensor.data_ptr() or _placeholder(self.device))
-            if not engine.needs_weights and context.token is not weights.set.token:
-                for name, pointer in zip(self._slots, weights.set.pointers[self.index], strict=True):
-                    set_address(name, pointer or _placeholder(self.device))
-                context.token = weights.set.token
-            context.enter(stream)
+            moved = context.enter(stream)
+            if not engine.needs_weights and (moved or context.token is not weights.set.token):
+                self._bind(context, weights, stream)
             if not context.trt.execute_async_v3(stream.cuda_stream):
                 context.token = None
                 raise RuntimeError(f"TensorRT could not run engine {self.index}: {messages.text()}")
@@ -99,6 +97,16 @@ class Runner:
         if context.fresh:
             self._save_kernels(context)
         return outputs
+
+    def _bind(self, context: _Context, weights: Bundle, stream: torch.cuda.Stream) -> None:
+        """Gives a bound engine the addresses of its weights."""
+        current = weights.set
+        for name, pointer in zip(self._slots, current.pointers[self.index], strict=True):
+            context.trt.set_tensor_address(name, pointer or _placeholder(self.device))
+        for tensor in current.kept[self.index]:
+            if tensor is not None:
+                tensor.record_stream(stream)  # another thread may replace it while this stream still reads it
+        context.token = current.token
 
     def _ensure(self, engine: Engine, weights: Bundle, stream: torch.cuda.Stream) -> None:
         """Refits the engine unless it holds these weights as they are now."""
@@ -169,12 +177,15 @@ class _Context:
         config.set_runtime_cache(self._cache)
         return cuda_engine.create_execution_context(config)
 
-    def enter(self, stream: torch.cuda.Stream) -> None:
-        """Prepares for a run on ``stream``: scratch memory, and order after the context's last run elsewhere."""
+    def enter(self, stream: torch.cuda.Stream) -> bool:
+        """Prepares for a run on ``stream``: scratch memory, and order after the context's last run elsewhere.
+
+        Returns:
+            Whether the stream is another than at the last run.
+        """
         if self._stream is not None and self._stream == stream:
-            if self._scratch.numel() >= self._scratch_size:
-                return
-        elif self._stream is not None and not torch.cuda.is_current_stream_capturing():
+            return False
+        if self._stream is not None and not torch.cuda.is_current_stream_capturing():
             stream.wait_stream(self._stream)
         self._stream = stream
         self._scratch = _scratch(stream, self._scratch_size)
@@ -182,6 +193,7 @@ class _Context:
             self.trt.set_device_memory(self._scratch.data_ptr(), self._scratch_size)
         else:
             self.trt.device_memory = self._scratch.data_ptr()
+        return True
 
     def kernels(self) -> bytes | None:
         """The kernels that RTX compiled for this context, to be saved."""

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
-from .lowering import Lowered
+from .lowering import Lowered, viewed
 
 aten = torch.ops.aten
 
@@ -22,7 +22,8 @@ aten = torch.ops.aten
 _VIEWS = frozenset({
     aten.t.default, aten.permute.default, aten.transpose.int, aten.view.default, aten._unsafe_view.default,
     aten.reshape.default, aten.expand.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim,
-    aten.squeeze.dims, aten.slice.Tensor, aten.select.int,
+    aten.squeeze.dims, aten.slice.Tensor, aten.select.int, aten.split_with_sizes.default, aten.split.Tensor,
+    aten.unbind.int,
 })  # fmt: skip
 
 
@@ -94,12 +95,14 @@ def split(lowered: Lowered) -> Split:
             derivable.add(node)
     cuts: dict[fx.Node, None] = {}
     for node in gm.graph.nodes:
-        if node in derivable and node not in sources and isinstance(node.meta.get("val"), torch.Tensor):
-            if not all(user in derivable for user in node.users) and not _views_of_source(node):
-                # A view behind arithmetic costs nothing in the engine, and an expand would be materialised.
-                while node.target in _VIEWS and node.args[0] not in sources:
-                    node = node.args[0]
-                cuts[node] = None
+        if node not in derivable or node in sources or not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        for user in node.users:
+            if user not in derivable:
+                # A view costs nothing in the engine, and an expand would be materialised.
+                root = _root(node) if user.op != "output" else _bases(node)[-1]
+                if root.op != "placeholder":
+                    cuts[root] = None
     main = fx.GraphModule(gm, _main_graph(gm, cuts))
     derived = tuple(_derive(gm, group, placeholders) for group in _components(cuts, constant))
     names = {p.name for p in sources} | {name for piece in derived for name in piece.names}
@@ -112,8 +115,12 @@ def _symbolic(node: fx.Node) -> bool:
     return any(isinstance(v, torch.Tensor) and has_free_symbols(v.shape) for v in values)
 
 
-def _views_of_source(node: fx.Node) -> bool:
-    return _root(node).op == "placeholder"
+def _bases(node: fx.Node) -> list[fx.Node]:
+    """A node, what it is a view of, what that is a view of, …"""
+    chain = [node]
+    while (base := viewed(chain[-1])) is not None:
+        chain.append(base)
+    return chain
 
 
 def _closure(node: fx.Node) -> dict[fx.Node, None]:
@@ -159,6 +166,10 @@ def _derive(gm: fx.GraphModule, cuts: list[fx.Node], placeholders: Sequence[fx.N
     for node in gm.graph.nodes:
         if node in need:
             copies[node] = graph.node_copy(node, copies.__getitem__)
+    for cut in cuts:
+        if _bases(cut)[-1].op == "placeholder":
+            # What is kept must not hold the model's own memory, or a dead model would seem alive.
+            copies[cut] = graph.call_function(aten.clone.default, (copies[cut],))
     graph.output(tuple(copies[cut] for cut in cuts))
     used = tuple(i for i, p in enumerate(placeholders) if p in need)
     return Derived(fx.GraphModule(gm, graph), used, tuple(_derived_name(cut) for cut in cuts))
@@ -173,19 +184,38 @@ def _main_graph(gm: fx.GraphModule, cuts: dict[fx.Node, None]) -> fx.Graph:
         copies[cut] = graph.placeholder(_derived_name(cut))
         copies[cut].meta = dict(cut.meta)
     for node in gm.graph.nodes:
-        if node in copies:
-            continue
         if node.op == "output":
-            for value in node.all_input_nodes:
-                if _root(value) in cuts:  # the user may write to what is returned, and must not reach our copy
-                    copies[value] = graph.call_function(aten.clone.default, (copies[value],))
-                    copies[value].meta = dict(value.meta)
-        copies[node] = graph.node_copy(node, copies.__getitem__)
+            _copy_returned(graph, node, copies, cuts)
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
     return graph
 
 
+def _copy_returned(graph: fx.Graph, output: fx.Node, copies: dict[fx.Node, fx.Node], cuts: dict[fx.Node, None]) -> None:
+    """Returns copies of derived weights: the user may write to what is returned, and must not reach ours.
+
+    One copy for each, with the views that are returned of it, so that these share their memory as in PyTorch.
+    """
+    copied: dict[fx.Node, fx.Node] = {}
+    for value in output.all_input_nodes:
+        *views, root = _bases(value)
+        if cuts.keys().isdisjoint([*views, root]):
+            continue
+        if root in cuts and root not in copied:
+            copied[root] = graph.call_function(aten.clone.default, (copies[root],))
+            copied[root].meta = dict(root.meta)
+        for node in reversed(views):
+            if node not in copied:
+                copied[node] = graph.node_copy(node, lambda n: copied.get(n) or copies[n])
+    copies.update(copied)
+
+
 def _root(node: fx.Node) -> fx.Node:
-    while node.target in _VIEWS:
-        node = node.args[0]  # type: ignore[assignment]
+    """What is behind views that an engine makes for nothing."""
+    while (base := viewed(node)) is not None:
+        maker = node.args[0] if node.target is operator.getitem else node
+        if not isinstance(maker, fx.Node) or maker.target not in _VIEWS:
+            break
+        node = base
     return node

@@ -107,6 +107,20 @@ def environment() -> dict[str, str]:
     }  # fmt: skip
 
 
+def line(r: dict[str, Any]) -> str:
+    """A row as text."""
+    head = f"{r['model']:16} {r['dtype']:8} {r['mode']:8}"
+    if "failed" in r:
+        return f"{head} FAILED {r['failed'][-300:]!r}"
+    verdict = "right" if r["right"] and r["warm_right"] else "WRONG"
+    return (
+        f"{head} {verdict} err {r['error']:.1e} (eager {r['eager_error']:.1e}) in {r['inside']}/{r['nodes']} "
+        f"engines {r['engines']} cold {r['seconds']:.1f}s warm {r['warm_seconds'] or -1:.1f}s "
+        f"builds {r['builds']}/{r['warm_builds']} {r['ms']:.2f} ms (eager {r['eager_ms']:.2f}) "
+        f"plan {r['plan_mb']:.1f}/{r['weights_mb']:.0f} MB fallbacks {r['fallbacks']}"
+    )
+
+
 def main() -> None:
     from tests.benchmarks.models import MODELS
 
@@ -127,25 +141,16 @@ def main() -> None:
         for dtype in arguments.dtypes.split(",")
         for mode in arguments.modes.split(",")
     ]
+    rows = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        rows = list(pool.map(lambda w: row(*w), wanted))
-    for r in rows:
-        head = f"{r['model']:16} {r['dtype']:8} {r['mode']:8}"
-        if "failed" in r:
-            print(head, "FAILED", r["failed"][-300:].replace("\n", " | "))
-            continue
-        print(
-            f"{head} {'right' if r['right'] and r['warm_right'] else 'WRONG'} err {r['error']:.1e} (eager {r['eager_error']:.1e}) "
-            f"in {r['inside']}/{r['nodes']} engines {r['engines']} cold {r['seconds']:.1f}s warm {r['warm_seconds'] or -1:.1f}s "
-            f"builds {r['builds']}/{r['warm_builds']} {r['ms']:.2f} ms (eager {r['eager_ms']:.2f}) "
-            f"plan {r['plan_mb']:.1f}/{r['weights_mb']:.0f} MB fallbacks {r['fallbacks']}"
-        )
+        for r in pool.map(lambda w: row(*w), wanted):
+            rows.append(r)
+            print(line(r), flush=True)
+            if arguments.out:  # kept as far as it got, whatever comes later
+                report = {"environment": environment(), "jobs": arguments.jobs, "rows": rows}
+                arguments.out.write_text(json.dumps(report, indent=1))
     for text in sorted({j for r in rows for j in r.get("rejections", ())}):
         print("  rejected:", text[:160])
-    if arguments.out:
-        arguments.out.write_text(
-            json.dumps({"environment": environment(), "jobs": arguments.jobs, "rows": rows}, indent=1)
-        )
 
 
 if __name__ == "__main__":

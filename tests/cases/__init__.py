@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 
+#: The reason of operators that only ``immutable`` engines may hold.
+NOT_REFITTABLE = "not refittable"
+
 
 @dataclass(frozen=True)
 class T:
@@ -75,7 +78,9 @@ class Case:
         inputs: what to call it with.
         weights: positions of the inputs that act as parameters: slots of the engine.
         tol: relative and absolute tolerance, where the dtype's own is too tight.
-        rejected: part of the reason why the operator stays in PyTorch; then nothing is built.
+        rejected: part of the reason why the operator stays in PyTorch; then nothing is built. One that is
+            ``NOT_REFITTABLE`` is run all the same, as in ``immutable`` mode.
+        whole: traced without the decomposition table, for operators that it takes apart and an exported graph keeps.
     """
 
     name: str
@@ -84,6 +89,12 @@ class Case:
     weights: tuple[int, ...] = ()
     tol: float | None = None
     rejected: str | None = None
+    whole: bool = False
+
+    @property
+    def converted(self) -> bool:
+        """Whether there is a converter to compare with PyTorch."""
+        return self.rejected in (None, NOT_REFITTABLE)
 
     def make(self, device: torch.device | str = "cpu", seed: int = 0) -> list[torch.Tensor]:
         """The inputs; the same values at every call and on every device."""

@@ -28,11 +28,11 @@ def masked(name: str, mask: T, q: tuple[int, ...] = Q, k: tuple[int, ...] = K, *
 
 
 def _blind_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return F.scaled_dot_product_attention(q, k, v, mask & (torch.arange(5) != 2)[:, None])
+    return F.scaled_dot_product_attention(q, k, v, mask & (torch.arange(5, device=q.device) != 2)[:, None])
 
 
 def _blind_row_float(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    mask = torch.where((torch.arange(5) == 2)[:, None], NONE, mask)
+    mask = torch.where((torch.arange(5, device=q.device) == 2)[:, None], NONE, mask)
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 
@@ -58,6 +58,8 @@ CASES = [
     attend("causal_tall", (2, 4, 9, 8), K, is_causal=True),
     attend("shared_heads", (2, 6, 5, 8), (2, 2, 7, 8), enable_gqa=True),
     attend("shared_one_head", (2, 6, 5, 8), (2, 1, 7, 8), enable_gqa=True),
+    attend("broadcast_query", (1, 1, 5, 8), K),
+    attend("broadcast_keys", Q, (1, 1, 7, 8)),
     attend("shared_causal", (2, 6, 5, 8), (2, 3, 7, 8), is_causal=True, enable_gqa=True),
     masked("mask_bool", T((5, 7), **BOOL)),
     masked("mask_bool_full", T((2, 4, 5, 7), **BOOL)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,4 +70,6 @@ CASES = [
     Case("weight_is_data", F.conv2d, (T((1, 3, 8, 8)), T((4, 3, 3, 3)))),
 ]
 _BOTH = ("1d", "2d", "2d_depthwise", "3d", "transposed_1d", "transposed_2d", "transposed_2d_surplus")
-CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]
+CASES += [c.with_dtype(torch.bfloat16) for c in CASES if c.name in _BOTH]
+# TensorRT sums float16 convolutions in float16.
+CASES += [replace(c.with_dtype(torch.float16), tol=1e-2) for c in CASES if c.name in _BOTH]

@@ -29,7 +29,7 @@ CASES = [
     rows("padding_idx", index(2, 5), padding_idx=3),
     rows("int_table", index(2, 5), T((11, 6), torch.int64, "int:-9:9")),
     Case("table_is_data", F.embedding, (index(2, 5), TABLE)),
-    Case("positions", lambda x, w: x + F.embedding(torch.arange(5), w), (T((2, 5, 6)), TABLE), (1,)),
+    Case("positions", lambda x, w: x + F.embedding(torch.arange(5, device=x.device), w), (T((2, 5, 6)), TABLE), (1,)),
     Case("tied", lambda i, w: F.linear(F.embedding(i, w), w), (index(2, 5), TABLE), (1,)),
     rows("no_indices", index(0), TABLE),
     Case("bag", lambda i, o, w: F.embedding_bag(i, w, o), (index(7), T((3,), torch.int64, "zeros"), TABLE), (2,)),

@@ -33,7 +33,7 @@ CASES = [
     Case("int32", lambda x, j: x[j], (t(5, 3), i(4, dtype=I32))),
     Case("int32_and_int64", lambda x, j, k: x[j, k], (t(4, 5), i(6, dtype=I32), i(6))),
     Case("size_1", lambda x, j: x[j], (t(1, 3), i(4, low=-1, high=1))),
-    Case("from_arange", lambda x: x[torch.arange(3), torch.arange(3)], (t(3, 3),)),
+    Case("from_arange", lambda x: x[torch.arange(3, device=x.device), torch.arange(3, device=x.device)], (t(3, 3),)),
     Case("unsafe", lambda x, j: aten._unsafe_index.Tensor(x, [None, j]), (t(2, 5), i(4, low=0))),
     Case("empty_index", lambda x, j: x[j], (t(5, 3), T((0,), I64, "zeros")), rejected="empty"),
     Case("index_select", lambda x, j: x.index_select(1, j), (t(2, 5), i(4, low=0))),
@@ -52,7 +52,7 @@ CASES = [
     Case("gather_1d_by_0d", lambda x, j: x.gather(0, j), (t(4), i(low=0))),
     Case("gather_rank_5", lambda x, j: x.gather(2, j), (t(2, 1, 3, 2, 2), i(2, 1, 4, 2, 2, low=0))),
     Case("gather_empty", lambda x, j: x.gather(0, j), (t(3), T((0,), I64, "zeros")), rejected="empty"),
-    Case("last_tokens", lambda x, j: x[torch.arange(2), j], (t(2, 5, 3), i(2))),
+    Case("last_tokens", lambda x, j: x[torch.arange(2, device=x.device), j], (t(2, 5, 3), i(2))),
 ]
 
 for _dtype in (F16, BF16, I32, I64, BOOL):

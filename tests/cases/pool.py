@@ -77,6 +77,8 @@ CASES = [
     adapt("max_2d_uneven", F.adaptive_max_pool2d, IMAGE, (7, 4)),
     adapt("max_1d_uneven", F.adaptive_max_pool1d, LINE, 4),
     adapt("max_3d_uneven", F.adaptive_max_pool3d, VOLUME, (3, 2, 5)),
+    Case("adaptive_avg_2d_op", lambda x: torch.ops.aten._adaptive_avg_pool2d(x, [5, 3]), (T(IMAGE),)),
+    Case("adaptive_avg_3d_op", lambda x: torch.ops.aten._adaptive_avg_pool3d(x, [3, 2, 5]), (T(VOLUME),)),
     Case("max_2d_below_zero", lambda x: F.max_pool2d(x - 100, 3, 2, 1, ceil_mode=True), (T(IMAGE),)),
     Case("max_2d_int", lambda x: F.max_pool2d(x, 2), (T(IMAGE, torch.int64, "int:-9:9"),), rejected="int64"),
 ]

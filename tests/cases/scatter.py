@@ -106,7 +106,7 @@ CASES = [
     Case("write_scalar_by_mask", lambda x, m: written(x, 0.0, m), (t(4, 5), t(4, 5, dtype=BOOL))),
     Case("write_where_negative", lambda x: written(x, -1.0, x < 0), (t(4, 5),)),
     Case("write_rows", lambda x, j, y: written(x, y, distinct(j)), (t(5, 3), order(2), t(2, 3))),
-    Case("write_pairs", lambda x, j: written(x, 1.0, torch.arange(3), j), (t(3, 4), i(3))),
+    Case("write_pairs", lambda x, j: written(x, 1.0, torch.arange(3, device=x.device), j), (t(3, 4), i(3))),
     Case("index_copy", lambda x, j, y: x.index_copy(1, distinct(j), y), (t(2, 5), order(3), t(2, 3))),
     Case("index_copy_cache", lambda x, j, y: x.index_copy(2, j, y), (t(1, 2, 8, 4), i(1, low=0), t(1, 2, 1, 4))),
     Case("index_fill", lambda x, j: x.index_fill(1, j, 2.0), (t(2, 5), i(3, low=0))),

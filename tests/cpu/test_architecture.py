@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ PACKAGE = Path(next(iter(trt_stripped_backend.__path__)))
 
 #: Stages, each importing only what stands before it. A name stands for a module or a folder.
 STAGES = (
-    "errors", "types", "options", "flavour", "lowering", "weights", "ops", "partition", "key", "cache", "live", "build",
-    "refit", "run", "verify", "report", "backend", "tracing", "api", "cli", "__init__",
+    "errors", "types", "options", "flavour", "precision", "fingerprint", "watch", "lowering", "weights", "live", "ops",
+    "partition", "key", "cache", "build", "refit", "run", "verify", "report", "compilation", "backend", "tracing",
+    "api", "cli", "__init__",
 )  # fmt: skip
 #: Converters stand on these two and on each other.
 OPS_BASE = ("registry", "net")
@@ -68,6 +70,14 @@ def test_imports_point_one_way(parts: tuple[str, ...]) -> None:
     if own == "ops" and parts[-1] in OPS_BASE:
         allowed = {("ops", name) for name in OPS_BASE[: OPS_BASE.index(parts[-1])]}
         assert {t for t in imports(parts) if stage(t) == "ops"} <= allowed
+
+
+def test_the_layout_is_told_in_order() -> None:
+    """CONTRIBUTING.md lists the stages, and each exists."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([\w/*]+?)(?:\.py|/)?` \|", text, re.MULTILINE)
+    assert list(dict.fromkeys(name.partition("/")[0] for name in listed)) == [s for s in STAGES if s != "__init__"]
+    assert {stage(parts) for parts in MODULES} == set(STAGES)
 
 
 def test_no_cycles_inside_a_folder() -> None:

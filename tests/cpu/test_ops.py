@@ -11,8 +11,8 @@ from tests import harness
 from tests.cases import Case, all_cases
 
 CASES = all_cases()
-CONVERTED = [(family, case) for family, case in CASES if case.rejected is None]
-WITH_WEIGHTS = [(family, case) for family, case in CONVERTED if case.weights]
+CONVERTED = [(family, case) for family, case in CASES if case.converted]
+WITH_WEIGHTS = [(family, case) for family, case in CONVERTED if case.weights and case.rejected is None]
 REJECTED = [(family, case) for family, case in CASES if case.rejected is not None]
 
 

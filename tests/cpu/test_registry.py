@@ -89,9 +89,13 @@ def test_most_bodies_are_a_few_lines() -> None:
     assert lengths[len(lengths) // 2] <= 14
 
 
+#: No CPU tensor reaches these: PyTorch has them on CUDA alone, or takes them apart at once elsewhere.
+ONLY_CUDA = {aten.cudnn_grid_sampler.default, aten._fused_rms_norm.default}
+
+
 @each_op()
 def test_every_op_has_a_case(one: Op) -> None:
-    assert one.target in converted(), "no row in tests/cases reaches it"
+    assert one.target in converted() | ONLY_CUDA, "no row in tests/cases reaches it"
 
 
 def converted() -> set[Any]:
@@ -101,7 +105,7 @@ def converted() -> set[Any]:
 
         for _, case in all_cases():
             for piece in lower_case(case).partitioned.partitions:
-                _converted.update(node.target for node in piece.module.graph.find_nodes(op="call_function", sort=False))
+                _converted.update(node.target for node in piece.module.graph.nodes if node.op == "call_function")
     return _converted
 
 

@@ -78,7 +78,6 @@ REAL: dict[type[Layer], str] = {
     linear.MatrixMultiply: "IMatrixMultiplyLayer",
     linear.Einsum: "IEinsumLayer",
     linear.Normalization: "INormalizationLayer",
-    linear.Attention: "IAttention",
     window.Convolution: "IConvolutionLayer",
     window.Deconvolution: "IDeconvolutionLayer",
     window.Pooling: "IPoolingLayer",

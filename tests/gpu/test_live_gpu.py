@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_every_change_is_seen(mode: str) -> None:
             before = model(x)
             change(model)
             want = model(x)
-            assert name in INVISIBLE or error(before, want) > 1e-3, f"{name} must show"
+            assert name in INVISIBLE or error(before, want) > 1e-4, f"{name} must show"
             have = error(fast(x), want)
             if not have < 2e-5:
                 wrong[name] = have
@@ -223,10 +224,11 @@ def test_identical_takes_another_key_for_one_changed_element() -> None:
     fast = compiled(model, "identical")
     assert error(fast(x), model(x)) < 1e-5
     assert ts.stats()["builds"] == 1
+    before = model.down.bias.clone()
     model.down.bias[-1] += 0.5
     assert error(fast(x), model(x)) < 1e-5
     assert ts.stats()["builds"] == 2
-    model.down.bias[-1] -= 0.5
+    model.down.bias.copy_(before)
     assert error(fast(x), model(x)) < 1e-5
     assert ts.stats()["builds"] == 2, "the first engine is in the cache, or in use still"
 
@@ -300,17 +302,33 @@ def test_updates_under_a_lock_from_another_thread(mode: str) -> None:
 
 @torch.no_grad()
 def test_wrong_dtype_behind_dynamo_is_caught() -> None:
-    model, x = perturbed(Block()), torch.randn(4, 8, 64, device="cuda")
+    class Shift(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(torch.randn(64, device="cuda"), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x + self.shift) * 2
+
+    model, x = Shift(), torch.randn(4, 64, device="cuda")
     fast = compiled(model, "bound")
     fast(x)
-    model.norm.weight.data = model.norm.weight.data.double()
-    model.norm.bias.data = model.norm.bias.data.double()
-    try:
-        want: torch.Tensor | None = model(x)
-    except RuntimeError:
-        want = None
-    if want is None:
-        with pytest.raises(RuntimeError):
-            fast(x)
-    else:
-        assert error(fast(x), want) < 1e-5
+    model.shift.data = model.shift.data.half() * 3
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert error(fast(x), model(x)) < 1e-5
+    recompiled = ts.stats()["graphs"] == 2  # newer versions of Dynamo look again themselves
+    assert recompiled or any("shift is float16" in str(w.message) for w in caught)
+
+
+@torch.no_grad()
+def test_same_memory_in_another_order() -> None:
+    model, x = perturbed(nn.Sequential(nn.Linear(16, 16), nn.ReLU())), torch.randn(4, 16, device="cuda")
+    for mode in MODES:
+        torch.compiler.reset()
+        fast = compiled(model, mode)
+        fast(x)
+        model[0].weight.data = model[0].weight.data.t()
+        assert error(fast(x), model(x)) < 1e-5
+        model[0].weight = nn.Parameter(model[0].weight.data.mul_(3), requires_grad=False)
+        assert error(fast(x), model(x)) < 1e-5

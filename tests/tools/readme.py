@@ -58,10 +58,10 @@ def rendered(text: str) -> str:
         ValueError: a marker is missing.
     """
     for name, make in TABLES.items():
-        pattern = rf"(<!-- {name}: generated -->\n).*?(<!-- {name}: end -->)"
-        if not re.search(pattern, text, re.DOTALL):
+        found = re.search(rf"(?<=<!-- {name}: generated -->\n).*?(?=<!-- {name}: end -->)", text, re.DOTALL)
+        if found is None:
             raise ValueError(f"README.md has no markers for {name}")
-        text = re.sub(pattern, lambda found, made=make(): f"{found[1]}{made}\n{found[2]}", text, flags=re.DOTALL)
+        text = f"{text[: found.start()]}{make()}\n{text[found.end() :]}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""Layers that combine elements: reductions, products, normalization, attention."""
+"""Layers that combine elements: reductions, products, normalization."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from trt_stripped_backend.ops.net import BOOL, FLOAT
+from trt_stripped_backend.ops.net import FLOAT
 
-from .base import ANY, NUMERIC, Layer, broadcastable, dims_of, expect, require, same
+from .base import NUMERIC, Layer, broadcastable, dims_of, expect, require, same
 
 
 class Reduce(Layer):
@@ -119,35 +119,3 @@ class Normalization(Layer):
         variance = (wide - mean).square().mean(dims, keepdim=True)
         out = ((wide - mean) / torch.sqrt(variance + self.epsilon)).reshape(shape)
         return (out * scale + bias).to(x.dtype)
-
-
-class Attention(Layer):
-    """``softmax(q kᵀ + mask) v``; scaling the query is the caller's. Fewer key heads than query heads are shared."""
-
-    norm_op: Any = None
-    mask: Any = None
-    causal = False
-    causal_kind: Any = None
-    decomposable = False
-
-    def compute(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        same((q, k, v), "the inputs of an attention")
-        expect(q, FLOAT, "the input of an attention")
-        require(q.ndim == 4 and q.shape[1] % k.shape[1] == 0, f"attention of {tuple(q.shape)} to {tuple(k.shape)}")
-        require(self.decomposable or q.dtype != torch.float32, "attention of float32 needs decomposable")
-        kind = "NONE" if self.causal_kind is None else self.causal_kind.name
-        kind = "UPPER_LEFT" if self.causal and kind == "NONE" else kind
-        require(self.mask is None or kind == "NONE", "an attention has a mask or is causal, not both")
-        heads = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(heads, 1), v.repeat_interleave(heads, 1)
-        scores = q.float() @ k.float().transpose(-1, -2)
-        if kind != "NONE":
-            shift = 0 if kind == "UPPER_LEFT" else scores.shape[-1] - scores.shape[-2]
-            seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(shift)
-            scores = scores.masked_fill(~seen, -math.inf)
-        if self.mask is not None:
-            mask = self.mask.value
-            require(mask.ndim == 4, f"a mask of rank {mask.ndim}")
-            expect(mask, ANY if mask.dtype in BOOL else {q.dtype}, "the mask of an attention")
-            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype in BOOL else scores + mask.float()
-        return (scores.softmax(-1) @ v.float()).to(q.dtype)

@@ -37,10 +37,10 @@ T = TypeVar("T")
 log = logging.getLogger("trt_stripped_backend")
 
 #: Seconds to wait for the index; its holder needs milliseconds, and as long as one entry takes to write.
-INDEX_TIMEOUT = 30.0
+INDEX_TIMEOUT = 60.0
 
 #: What SQLite says when the disk, not the database, is at fault: rebuilding the index would not help.
-_DISK_TROUBLE = ("disk is full", "readonly database", "unable to open database", "database is locked")
+_DISK_TROUBLE = ("disk is full", "unable to open database", "database is locked")
 
 
 class TooLarge(CacheError):
@@ -235,8 +235,8 @@ class Folder:
             index.delete(digest)
         elif file is None and self.file(digest).exists():
             # Its writer was killed between the rename and the row.
-            file = open_private(self.file(digest))
-            index.set(digest, Existing(os.fstat(file.fileno()).st_size))
+            index.set(digest, Existing(self.file(digest).lstat().st_size))
+            return open_private(self.file(digest))
         return file
 
     def _make_room(self, index: Index, limit: int, keep: str = "") -> None:

@@ -10,7 +10,7 @@ from ..flavour import trt
 from .elementwise import larger, smaller
 from .net import BOOL, FLOAT, ITensor, Net, Scalar, Value
 from .registry import op
-from .unary import accurate_log1p
+from .unary import accurate_expm1, accurate_log1p
 
 aten = torch.ops.aten
 
@@ -58,18 +58,17 @@ def gelu(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
 @op(aten.leaky_relu.default, dtypes=FLOAT)
 def leaky_relu(net: Net, self: ITensor, negative_slope: Scalar = 0.01) -> ITensor:
     """leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor"""
-    return net.activation(trt.ActivationType.LEAKY_RELU, self, float(negative_slope))
+    x = net.wide(self)
+    return net.cast(net.select(net.greater(x, 0), x, net.mul(x, negative_slope)), net.out.dtype)
 
 
 @op(aten.elu.default, dtypes=FLOAT)
 def elu(net: Net, self: ITensor, alpha: Scalar = 1, scale: Scalar = 1, input_scale: Scalar = 1) -> ITensor:
     """elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor"""
+    # Not the activation layer: RTX takes two of one input with different alphas for the same (seen on 1.6.1).
     x = net.wide(self)
-    if input_scale == 1:
-        y = net.activation(trt.ActivationType.ELU, x, float(alpha))
-    else:
-        inner = net.activation(trt.ActivationType.ELU, net.mul(x, input_scale), float(alpha))
-        y = net.select(net.greater(x, 0), x, inner)
+    inner = accurate_expm1(net, x if input_scale == 1 else net.mul(x, input_scale))
+    y = net.select(net.greater(x, 0), x, net.mul(inner, alpha))
     return net.cast(y if scale == 1 else net.mul(y, scale), net.out.dtype)
 
 

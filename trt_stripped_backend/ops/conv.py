@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..flavour import trt
-from .net import FLOAT, ITensor, Net
+from .net import EXACT_TERMS, FLOAT, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
@@ -52,8 +53,21 @@ def _forward(
     net: Net, x: ITensor, weight: ITensor, groups: int, *,
     stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int],
 ) -> ITensor:  # fmt: skip
-    layer = net.network.add_convolution_nd(x, weight.shape[0], tuple(weight.shape[2:]), trt.Weights())
-    return _finish(net, layer, weight, groups, stride, dilation, padding, padding)
+    def convolve(x: ITensor, weight: ITensor) -> ITensor:
+        layer = net.network.add_convolution_nd(x, weight.shape[0], tuple(weight.shape[2:]), trt.Weights())
+        return _finish(net, layer, weight, groups, stride, dilation, padding, padding)
+
+    channels, taps = weight.shape[1], math.prod(weight.shape[2:])
+    if groups > 1 or net.dtype(x) != torch.float32 or not net.exact_float32:
+        return convolve(x, weight)
+    # Shorter sums added up, for the reason that Net.product gives.
+    step = max(4 * EXACT_TERMS // taps, 1)
+    total = None
+    for start in range(0, channels, step):
+        length = min(step, channels - start)
+        piece = convolve(net.narrow(x, 1, start, length), net.narrow(weight, 1, start, length))
+        total = piece if total is None else net.add(total, piece)
+    return total
 
 
 def _transposed(

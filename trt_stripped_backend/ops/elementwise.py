@@ -149,7 +149,7 @@ def pow_(net: Net, self: Value, exponent: Value) -> ITensor:
     if abs(exponent) == 0.5:
         root = net.sqrt(base)
         return net.cast(root if exponent > 0 else net.reciprocal(root), net.out.dtype)
-    return net.cast(_power(net, base, net.constant(exponent, dtype)), net.out.dtype)
+    return net.cast(_constant_power(net, base, float(exponent)), net.out.dtype)
 
 
 @pow_.unless
@@ -170,6 +170,16 @@ def _integer_power(net: Net, base: ITensor, exponent: int) -> ITensor:
         if left:
             square = net.mul(square, square)
     return result if exponent > 0 else net.reciprocal(result)
+
+
+def _constant_power(net: Net, base: ITensor, exponent: float) -> ITensor:
+    """:func:`_power` to a known exponent: what is odd or whole is decided here, because RTX builds no constant bools."""
+    power = net.pow(net.unary(trt.UnaryOperation.ABS, base), exponent)
+    if exponent == math.floor(exponent):
+        odd = math.isfinite(exponent) and exponent % 2 == 1
+        return net.select(net.less(base, 0), net.unary(trt.UnaryOperation.NEG, power), power) if odd else power
+    signed = net.select(net.unary(trt.UnaryOperation.ISINF, base), power, math.nan)
+    return net.select(net.less(base, 0), signed, power)
 
 
 def _power(net: Net, base: ITensor, exponent: ITensor) -> ITensor:

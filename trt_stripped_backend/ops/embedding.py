@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..flavour import trt
-from .net import DTYPES, FLOAT, ITensor, Net
+from .net import FLOAT, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
@@ -35,27 +35,7 @@ def embedding(
 embedding.unless(Net.not_empty)
 
 
-@op(aten.embedding_bag.default, refittable=False, dtypes=DTYPES)
-def embedding_bag(
-    net: Net, weight: ITensor, indices: ITensor, offsets: ITensor, scale_grad_by_freq: bool = False, mode: int = 0,
-    sparse: bool = False, per_sample_weights: ITensor | None = None, include_last_offset: bool = False,
-) -> tuple[Any, ...]:  # fmt: skip
-    """embedding_bag(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, Tensor? per_sample_weights=None, bool include_last_offset=False) -> (Tensor, Tensor, Tensor, Tensor)"""  # noqa: E501
-    return _bags(net, weight, indices, offsets, mode, per_sample_weights, include_last_offset, None)
-
-
-@op(aten.embedding_bag.padding_idx, refittable=False, dtypes=DTYPES)
-def embedding_bag_padding_idx(
-    net: Net, weight: ITensor, indices: ITensor, offsets: ITensor, scale_grad_by_freq: bool, mode: int, sparse: bool,
-    per_sample_weights: ITensor | None, include_last_offset: bool, padding_idx: int | None,
-) -> tuple[Any, ...]:  # fmt: skip
-    """embedding_bag.padding_idx(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq, int mode, bool sparse, Tensor? per_sample_weights, bool include_last_offset, int? padding_idx) -> (Tensor, Tensor, Tensor, Tensor)"""  # noqa: E501
-    if padding_idx is not None:
-        padding_idx %= weight.shape[0]
-    return _bags(net, weight, indices, offsets, mode, per_sample_weights, include_last_offset, padding_idx)
-
-
-@op(aten._embedding_bag.default, aten._embedding_bag_forward_only.default, refittable=False, dtypes=DTYPES)
+@op(aten._embedding_bag.default, aten._embedding_bag_forward_only.default, refittable=False)
 def _embedding_bag(
     net: Net, weight: ITensor, indices: ITensor, offsets: ITensor, scale_grad_by_freq: bool = False, mode: int = 0,
     sparse: bool = False, per_sample_weights: ITensor | None = None, include_last_offset: bool = False,
@@ -74,13 +54,14 @@ def _expressible(
     if indices.ndim != 1 or offsets.ndim != 1:
         yield "bags that are not given by one row of indices and one of offsets"
     bags = offsets.numel() - include_last_offset
+    if bags < 1:
+        yield "no bags"
     if mode == MAX and bags * indices.numel() * weight.shape[1] > _LARGEST_MAXIMUM:
         yield f"the maximum of {bags} bags over {indices.numel()} indices needs too large a tensor"
 
 
-for _one in (embedding_bag, embedding_bag_padding_idx, _embedding_bag):
-    _one.unless(Net.not_empty)
-    _one.unless(_expressible)
+_embedding_bag.unless(Net.not_empty)
+_embedding_bag.unless(_expressible)
 
 
 def _bags(

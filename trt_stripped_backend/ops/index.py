@@ -56,7 +56,7 @@ def gather_elements(net: Net, x: ITensor, index: ITensor, dim: int) -> ITensor:
     return net.take(layer)
 
 
-@op(aten.index.Tensor, aten._unsafe_index.Tensor)
+@op(aten.index.Tensor)
 def index(net: Net, self: ITensor, indices: Sequence[ITensor | None]) -> ITensor:
     """index.Tensor(Tensor self, Tensor?[] indices) -> Tensor"""
     x, _, dim, positions = merge(net, self, indices)
@@ -79,13 +79,6 @@ def index_select(net: Net, self: ITensor, dim: int, index: ITensor) -> ITensor:
     return net.gather(self, net.reshape(index, [-1]), dim)
 
 
-@op(aten.take.default)
-def take(net: Net, self: ITensor, index: ITensor) -> ITensor:
-    """take(Tensor self, Tensor index) -> Tensor"""
-    flat = net.reshape(self, [-1])
-    return net.gather(flat, net.wrap_index(index, flat.shape[0]), 0)
-
-
 @op(aten.gather.default)
 def gather(net: Net, self: ITensor, dim: int, index: ITensor, sparse_grad: bool = False) -> ITensor:
     """gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor"""
@@ -94,5 +87,5 @@ def gather(net: Net, self: ITensor, dim: int, index: ITensor, sparse_grad: bool 
     return net.reshape(gather_elements(net, x, positions, dim % len(x.shape)), index.shape)
 
 
-for _op in (index, index_select, take, gather):
+for _op in (index, index_select, gather):
     _op.unless(Net.not_empty)

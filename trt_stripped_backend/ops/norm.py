@@ -135,34 +135,9 @@ def _(
         yield "a batch norm in inference without running statistics"
 
 
-@op(aten.batch_norm.default, dtypes=FLOAT)
-def batch_norm(
-    net: Net, input: ITensor, weight: ITensor | None, bias: ITensor | None, running_mean: ITensor | None,
-    running_var: ITensor | None, training: bool, momentum: float, eps: float, cudnn_enabled: bool,
-) -> ITensor:  # fmt: skip
-    """batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps, bool cudnn_enabled) -> Tensor"""  # noqa: E501
-    return _by_running_stats(net, input, weight, bias, running_mean, running_var, eps)
-
-
-@op(aten.native_batch_norm.default, dtypes=FLOAT)
-def native_batch_norm(
-    net: Net, input: ITensor, weight: ITensor | None, bias: ITensor | None, running_mean: ITensor | None,
-    running_var: ITensor | None, training: bool, momentum: float, eps: float,
-) -> tuple[Any, ...]:  # fmt: skip
-    """native_batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor)"""  # noqa: E501
-    return _by_running_stats(net, input, weight, bias, running_mean, running_var, eps), None, None
-
-
-def _inference_only(*, training: bool, **_: Any) -> Iterator[str]:
-    if training:
-        yield "a batch norm in training updates its running statistics"
-
-
-for _one in (batch_norm, native_batch_norm):
-    _one.unless(_inference_only)
 for _one in (
-    layer_norm, native_layer_norm, rms_norm, _fused_rms_norm, group_norm, native_group_norm, instance_norm, batch_norm,
-    native_batch_norm, _native_batch_norm_legit_no_training, _native_batch_norm_legit_no_stats,
+    layer_norm, native_layer_norm, rms_norm, _fused_rms_norm, group_norm, native_group_norm, instance_norm,
+    _native_batch_norm_legit_no_training, _native_batch_norm_legit_no_stats,
 ):  # fmt: skip
     _one.unless(Net.not_empty)
 

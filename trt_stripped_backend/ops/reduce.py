@@ -112,10 +112,14 @@ def var_mean(
 
 
 def _extreme(net: Net, kind: Any, x: ITensor, dims: Sequence[int], keepdim: bool) -> ITensor:
-    """Exact in every type; bool, which TensorRT does not reduce, as int32."""
+    """Exact in every type; bool, which TensorRT does not reduce, as int32. NaN if there is one, which TensorRT drops."""
     if net.dtype(x) in BOOL:
         return net.cast(net.reduce(kind, net.cast(x, torch.int32), dims, keepdim), torch.bool)
-    return net.reduce(kind, x, dims, keepdim)
+    extreme = net.reduce(kind, x, dims, keepdim)
+    if net.dtype(x) not in FLOAT:
+        return extreme
+    some = net.reduce(trt.ReduceOperation.MAX, net.cast(net.isnan(x), torch.int32), dims, keepdim)
+    return net.select(net.greater(some, 0), math.nan, extreme, net.dtype(x))
 
 
 def _position(net: Net, kind: Any, x: ITensor, dim: int) -> ITensor:
@@ -124,7 +128,7 @@ def _position(net: Net, kind: Any, x: ITensor, dim: int) -> ITensor:
     TopK would not say which of several equal elements it takes, and PyTorch takes the first.
     """
     x = net.cast(x, torch.int32) if net.dtype(x) in BOOL else x
-    hit = net.equal(x, net.reduce(kind, x, [dim], keepdim=True))
+    hit = net.equal(x, _extreme(net, kind, x, [dim], True))  # a NaN equals nothing, so only NaNs are hit then
     if net.dtype(x) in FLOAT:
         hit = net.logical_or(hit, net.isnan(x))
     size = x.shape[dim]

@@ -184,7 +184,7 @@ def _put(net: Net, self: ITensor, indices: Sequence[ITensor | None], values: ITe
     return net.permute(out, [order.index(d) for d in range(len(order))])
 
 
-@op(aten.index_put.default, aten._unsafe_index_put.default)
+@op(aten.index_put.default)
 def index_put(
     net: Net, self: ITensor, indices: Sequence[ITensor | None], values: ITensor, accumulate: bool = False
 ) -> ITensor:

@@ -13,7 +13,7 @@ from .registry import op
 aten = torch.ops.aten
 
 
-@op(aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default)
+@op(aten.view.default, aten.view_copy.default, aten._reshape_copy.default)
 def view(net: Net, self: ITensor, size: Sequence[int]) -> ITensor:
     """view(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
     return net.reshape(self, size)
@@ -37,15 +37,10 @@ def t(net: Net, self: ITensor) -> ITensor:
     return net.transpose(self, 0, 1) if len(self.shape) == 2 else self
 
 
-@op(aten.squeeze.default)
-def squeeze(net: Net, self: ITensor) -> ITensor:
-    """squeeze(Tensor(a) self) -> Tensor(a)"""
-    return net.reshape(self, net.out.shape)
-
-
-@op(aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default)
-def squeeze_dim(net: Net, self: ITensor, dim: int | Sequence[int]) -> ITensor:
-    """squeeze.dim(Tensor(a) self, int dim) -> Tensor(a)"""
+@op(aten.squeeze.dims, aten.unsqueeze.default)
+def squeeze(net: Net, self: ITensor, dim: int | Sequence[int]) -> ITensor:
+    """squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)
+    unsqueeze(Tensor(a) self, int dim) -> Tensor(a)"""
     return net.reshape(self, net.out.shape)
 
 
@@ -55,7 +50,7 @@ def expand(net: Net, self: ITensor, size: Sequence[int], implicit: bool = False)
     return net.expand(self, size)
 
 
-@op(aten.clone.default, aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default)
+@op(aten.clone.default)
 def clone(net: Net, self: ITensor) -> ITensor:
     """clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"""
     return self  # a network's tensors are never written to, so a copy is the tensor itself
@@ -63,7 +58,8 @@ def clone(net: Net, self: ITensor) -> ITensor:
 
 @op(aten._to_copy.default)
 def to_copy(net: Net, self: ITensor, dtype: torch.dtype | None = None) -> ITensor:
-    """_to_copy(Tensor self, *, ScalarType? dtype=None, …, MemoryFormat? memory_format=None) -> Tensor"""
+    """_to_copy(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None,
+    bool? pin_memory=None, bool non_blocking=False, MemoryFormat? memory_format=None) -> Tensor"""
     return net.cast(self, net.out.dtype)  # a cast to integers truncates toward zero, in TensorRT as in PyTorch
 
 
@@ -88,7 +84,7 @@ def stack(net: Net, tensors: Sequence[ITensor], dim: int = 0) -> ITensor:
     return net.cat([net.unsqueeze(net.cast(t, net.out.dtype), dim) for t in tensors], dim)
 
 
-@op(aten.split_with_sizes.default, aten.split_with_sizes_copy.default)
+@op(aten.split_with_sizes.default)
 def split_with_sizes(net: Net, self: ITensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[ITensor, ...]:
     """split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]"""
     return tuple(net.narrow(self, dim, sum(split_sizes[:i]), size) for i, size in enumerate(split_sizes))

@@ -141,18 +141,21 @@ def diag_embed(net: Net, self: ITensor, offset: int = 0, dim1: int = -2, dim2: i
     return net.permute(out, [order.index(d) for d in range(len(order))])
 
 
+def _only(net: Net, keep: ITensor, x: ITensor) -> ITensor:
+    """``x`` where ``keep`` holds, else 0. Bool by logic: TensorRT-RTX cannot build a choice between constant bools."""
+    return net.logical_and(keep, x) if net.dtype(x) == torch.bool else net.select(keep, x, 0, net.dtype(x))
+
+
 @op(aten.tril.default)
 def tril(net: Net, self: ITensor, diagonal: int = 0) -> ITensor:
     """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
-    keep = net.less(grid(net, self.shape[-2:], [-1, 1]), diagonal + 1)
-    return net.select(keep, self, 0, net.dtype(self))
+    return _only(net, net.less(grid(net, self.shape[-2:], [-1, 1]), diagonal + 1), self)
 
 
 @op(aten.triu.default)
 def triu(net: Net, self: ITensor, diagonal: int = 0) -> ITensor:
     """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
-    keep = net.greater(grid(net, self.shape[-2:], [-1, 1]), diagonal - 1)
-    return net.select(keep, self, 0, net.dtype(self))
+    return _only(net, net.greater(grid(net, self.shape[-2:], [-1, 1]), diagonal - 1), self)
 
 
 @op(aten.unfold.default)

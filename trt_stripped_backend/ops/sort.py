@@ -31,10 +31,18 @@ def _top(net: Net, x: ITensor, k: int, dim: int, largest: bool) -> tuple[ITensor
     rows, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
     wide = net.cast(x, torch.int32) if dtype == torch.bool else x
     wide = net.reshape(wide, [rows, shape[dim], after] if after > 1 else [rows, shape[dim]])
-    layer = net.network.add_topk(wide, trt.TopKOperation.MAX if largest else trt.TopKOperation.MIN, k, 1 << 1)
+    key = _ranked(net, wide) if dtype in FLOAT else wide
+    layer = net.network.add_topk(key, trt.TopKOperation.MAX if largest else trt.TopKOperation.MIN, k, 1 << 1)
     values, indices = net.take(layer), layer.get_output(1)
+    values = gather_elements(net, wide, indices, 1) if dtype in FLOAT else values
     out = [*shape[:dim], k, *shape[dim + 1 :]] if len(x.shape) else []
     return net.cast(net.reshape(values, out), dtype), net.cast(net.reshape(indices, out), torch.int64)
+
+
+def _ranked(net: Net, x: ITensor) -> ITensor:
+    """Float32 in the order of ``x`` without NaN, which TensorRT drops and which to PyTorch is larger than infinity."""
+    finite = net.minimum(net.cast(x, torch.float32), torch.finfo(torch.float32).max)
+    return net.select(net.isnan(x), math.inf, finite, torch.float32)
 
 
 @op(aten.topk.default)

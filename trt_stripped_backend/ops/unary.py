@@ -89,14 +89,18 @@ def exp2(net: Net, self: ITensor) -> ITensor:
 @op(aten.expm1.default)
 def expm1(net: Net, self: ITensor) -> ITensor:
     """expm1(Tensor self) -> Tensor"""
-    x = wide_input(net, self)
+    return net.cast(accurate_expm1(net, wide_input(net, self)), net.out.dtype)
+
+
+def accurate_expm1(net: Net, x: ITensor) -> ITensor:
+    """``exp(x) - 1`` in float32 with a small relative error near 0 too."""
     u = net.unary(trt.UnaryOperation.EXP, x)
     less_one = net.sub(u, 1)
     # exp(x) - 1 cancels near 0; (u - 1) · x / log(u) with u = exp(x) does not (Kahan), and u = 1 means that x is tiny.
     small = net.div(net.mul(less_one, x), net.unary(trt.UnaryOperation.LOG, u))
     small = net.select(net.equal(u, 1), x, small)
     near = net.less(net.unary(trt.UnaryOperation.ABS, x), 0.5)
-    return net.cast(net.select(near, small, less_one), net.out.dtype)
+    return net.select(near, small, less_one)
 
 
 @op(aten.log1p.default)
@@ -168,7 +172,10 @@ def neg(net: Net, self: ITensor) -> ITensor:
 @op(aten.sign.default)
 def sign(net: Net, self: ITensor) -> ITensor:
     """sign(Tensor self) -> Tensor"""
-    return self if net.dtype(self) in BOOL else net.unary(trt.UnaryOperation.SIGN, self)
+    if net.dtype(self) in BOOL:
+        return self
+    sign = net.unary(trt.UnaryOperation.SIGN, self)
+    return net.select(net.isnan(self), 0, sign, net.dtype(self)) if net.dtype(self) in FLOAT else sign
 
 
 @op(aten.signbit.default)

@@ -1,0 +1,364 @@
+"""Weight sets: layout, identity, lifetime, threads, and what is refused."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from tests.graphs import Engines, Staged, aligned, as_lowered, cut_up, live_weights, memory, stage
+from trt_stripped_backend import live
+from trt_stripped_backend.errors import RefitFailed
+from trt_stripped_backend.live import Bundle, fits, laid_out
+from trt_stripped_backend.types import TensorSpec
+from trt_stripped_backend.watch import Alias, version
+
+
+def traced(fn: Callable[..., Any], sources: int, *args: torch.Tensor) -> Staged:
+    return cut_up(as_lowered(make_fx(fn, tracing_mode="fake")(*args), sources))
+
+
+def plain(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x @ w
+
+
+def derived(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x @ (w * 2)
+
+
+def lora(w: torch.Tensor, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x @ (w + a @ b)
+
+
+X = torch.randn(3, 4)
+
+
+def held(bundle: Bundle, slot: int = 0) -> torch.Tensor:
+    """What an engine would read for a slot of the first partition."""
+    spec = bundle.live.slots[0][slot][1].spec
+    return memory(bundle.set.pointers[0][slot], spec).clone()
+
+
+# ------------------------------------------------------------------------------------------------ layout
+
+BASE = torch.randn(4, 6, 1, 2)
+LAYOUTS: list[tuple[str, torch.Tensor, bool]] = [
+    ("contiguous", aligned(BASE), True),
+    ("other_alignment", aligned(BASE, 512, 256), True),
+    ("misaligned", aligned(BASE, 256, 64), False),
+    ("one_element_off", aligned(torch.randn(4 * 12 + 1))[1:].view(4, 6, 1, 2), False),
+    ("transposed", aligned(torch.randn(6, 4, 1, 2)).transpose(0, 1), False),
+    ("sliced", aligned(torch.randn(8, 6, 1, 2))[::2], False),
+    ("expanded", aligned(torch.randn(1, 6, 1, 2)).expand(4, 6, 1, 2), False),
+    ("odd_stride_of_1", aligned(BASE).as_strided((4, 6, 1, 2), (12, 2, 77, 1)), True),
+]
+
+
+@pytest.mark.parametrize(("value", "fitting"), [pytest.param(v, f, id=name) for name, v, f in LAYOUTS])
+def test_layouts(value: torch.Tensor, fitting: bool) -> None:
+    spec = TensorSpec.of(BASE)
+    assert fits(value, spec) is fitting
+    bound = laid_out(value, spec)
+    assert (bound is value) is fitting
+    torch.testing.assert_close(bound, value, check_stride=False)
+    own = laid_out(bound if fitting else aligned(bound), spec)
+    assert torch.equal(memory(own.data_ptr(), spec), value)
+
+
+def test_channels_last_fits_its_own_spec() -> None:
+    image = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    flat = aligned(image.permute(0, 2, 3, 1))
+    value = flat.permute(0, 3, 1, 2)
+    assert fits(value, TensorSpec.of(image))
+    assert not fits(value, TensorSpec.of(image.contiguous()))
+    assert torch.equal(laid_out(value, TensorSpec.of(image.contiguous())), image)
+
+
+def test_empty_and_zero_dimensional_weights() -> None:
+    staged = traced(lambda e, s, x: torch.cat([x * s, e]), 2, torch.empty(0, 4), torch.tensor(2.0), X)
+    found = live_weights(staged, copies=False).current([torch.empty(0, 4), torch.tensor(3.0), X])
+    pointers, slots = found.set.pointers[0], found.live.slots[0]
+    by_shape = {slot.spec.shape: pointer for pointer, (_, slot) in zip(pointers, slots, strict=True)}
+    assert memory(by_shape[()], TensorSpec.of(torch.tensor(1.0))) == 3
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+BAD: list[tuple[str, Callable[[], torch.Tensor], str]] = [
+    ("dtype", lambda: torch.randn(4, 4).half(), r"float16\[4, 4\] on cpu"),
+    ("shape", lambda: torch.randn(4, 5), r"float32\[4, 5\]"),
+    ("broadcast", lambda: torch.randn(4, 1), r"float32\[4, 1\]"),
+    ("meta", lambda: torch.randn(4, 4, device="meta"), "on meta"),
+    ("freed", lambda: freed(torch.randn(4, 4)), "freed"),
+]
+
+
+def freed(value: torch.Tensor) -> torch.Tensor:
+    value.untyped_storage().resize_(0)
+    return value
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("fn", [plain, derived])
+@pytest.mark.parametrize(("make", "message"), [pytest.param(make, m, id=name) for name, make, m in BAD])
+def test_a_weight_that_was_not_traced_is_refused(
+    fn: Callable[..., Any], make: Callable[[], torch.Tensor], message: str, copies: bool
+) -> None:
+    w = torch.randn(4, 4)
+    found = live_weights(traced(fn, 1, w, X), copies=copies)
+    good = found.current([w, X])
+    with pytest.raises(RefitFailed, match=f"weight p0 .*{message}"):
+        found.current([make(), X])
+    assert found.current([w, X]).set is good.set, "nothing of the good one is lost"
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("fn", [plain, derived])
+def test_another_layout_at_the_same_address(
+    fn: Callable[..., Any], copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What PyTorch 2.11 lets through: its guards do not look at a parameter again after ``p.data = …``."""
+    monkeypatch.setattr(live, "_UNGUARDED", True)
+    monkeypatch.setattr(live, "ALIGNMENT", 1)
+    w = nn.Parameter(torch.randn(4, 4))
+    found = live_weights(traced(fn, 1, w.detach(), X), copies=copies)
+    scale = 1 if fn is plain else 2
+    for _ in range(2):
+        torch.testing.assert_close(held(found.current([w, X])), w.detach() * scale)
+        w.data = w.data.t()
+        torch.testing.assert_close(held(found.current([w, X])), w.detach() * scale)
+        torch.testing.assert_close(found.current([w, X]).slots(0)[0], w.detach() * scale, check_stride=False)
+    whole = w.data
+    for other in (whole[:2], whole.view(torch.int32)):
+        w = nn.Parameter(whole)
+        found.current([w, X])
+        with pytest.raises(RefitFailed, match="weight p0"):
+            found.current([other, X])
+
+
+# ------------------------------------------------------------------------------------------------ sets
+
+
+def test_only_what_changed_is_computed() -> None:
+    def fn(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return x @ a.exp() @ b.exp()
+
+    a, b = torch.randn(4, 4), torch.randn(4, 4)
+    found = live_weights(traced(fn, 2, a, b, X), copies=False)
+    before = found.current([a, b, X])
+    b.add_(1)
+    after = found.current([a, b, X])
+    assert after.set.values[0] is before.set.values[0]
+    assert after.set.values[1] is not before.set.values[1]
+    torch.testing.assert_close(after.set.values[1], b.exp())
+
+
+def test_a_running_call_keeps_its_weights() -> None:
+    w = torch.randn(4, 4)
+    found = live_weights(traced(derived, 1, w, X), copies=False)
+    running, before = found.current([w, X]), w * 2
+    pointers = running.set.pointers
+    w.add_(1)
+    torch.testing.assert_close(held(found.current([w, X])), w * 2)
+    assert running.set.pointers is pointers
+    torch.testing.assert_close(held(running), before)
+    torch.testing.assert_close(running.slots(0)[0], before)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_adapters_back_and_forth(copies: bool) -> None:
+    w, x = torch.randn(4, 4), X
+    first, second = ([torch.randn(4, 2), torch.randn(2, 4)] for _ in range(2))
+    engines = Engines(copies=copies)
+    staged = traced(lora, 3, w, *first, x)
+    results = [engines(staged, [w, *adapter, x]) for adapter in (first, second, first, second, first)]
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[0], results[4])
+    assert torch.equal(results[1], results[3])
+    torch.testing.assert_close(results[0], lora(w, *first, x))
+    torch.testing.assert_close(results[1], lora(w, *second, x))
+    assert engines.refits == (2 if copies else 0)
+    saved = [t.clone() for t in first]
+    for mine, other in zip(first, second, strict=True):
+        mine.copy_(other)
+    assert torch.equal(engines(staged, [w, *first, x]), results[1])
+    for mine, other in zip(first, saved, strict=True):
+        mine.copy_(other)
+    assert torch.equal(engines(staged, [w, *first, x]), results[0])
+
+
+def test_graphs_of_one_model_share_derived_weights() -> None:
+    w = torch.randn(4, 4)
+    one, two = (live_weights(traced(derived, 1, w, X), copies=False) for _ in range(2))
+    assert one.current([w, X]).set.values[0] is two.current([w, X]).set.values[0]
+    w.add_(1)
+    torch.testing.assert_close(two.current([w, X]).set.values[0], w * 2)
+    torch.testing.assert_close(one.current([w, X]).set.values[0], w * 2)
+    other = live_weights(traced(lambda w, x: x @ (w * 3), 1, w, X), copies=False)
+    torch.testing.assert_close(other.current([w, X]).set.values[0], w * 3)
+    literal = [live_weights(traced(_with_literal(c), 1, w, X), copies=False) for c in (1.0, 5.0)]
+    for found, c in zip(literal, (1.0, 5.0), strict=True):
+        torch.testing.assert_close(found.current([w, X]).set.values[0], w * torch.full((4,), c))
+
+
+def _with_literal(value: float) -> Callable[..., torch.Tensor]:
+    return lambda w, x: x @ (w * torch.tensor([value] * 4))
+
+
+def test_refresh_reads_everything_anew() -> None:
+    w = torch.randn(4, 4)
+    one, two = (live_weights(traced(fn, 1, w, X), copies=True) for fn in (plain, derived))
+    before = [found.current([w, X]) for found in (one, two)]
+    w.data.add_(1)
+    assert [found.current([w, X]).set for found in (one, two)] == [b.set for b in before]
+    live.refresh_all()
+    after = [found.current([w, X]) for found in (one, two)]
+    for old, new in zip(before, after, strict=True):
+        assert new.set.token is not old.set.token
+        assert new.set.stamps != old.set.stamps
+    torch.testing.assert_close(after[1].set.values[0], w * 2)
+
+
+# ------------------------------------------------------------------------------------------------ lifetime
+
+
+@pytest.mark.parametrize("fn", [derived, lambda w, x: x @ w.diagonal().diag()])
+def test_dead_models_are_forgotten(fn: Callable[..., Any]) -> None:
+    def sets() -> int:
+        return len(found._sets)
+
+    weights = [torch.randn(4, 4) for _ in range(3)]
+    found = live_weights(traced(fn, 1, weights[0], X), copies=False)
+    for w in weights:
+        found.current([w, X])
+    assert sets() == 3
+    found.sweep()
+    assert sets() == 3
+    del w
+    weights.pop()
+    gc.collect()
+    found.sweep()
+    assert sets() == 2
+    weights.clear()
+    gc.collect()
+    found.current([torch.randn(4, 4), X])
+    assert sets() == 1
+
+
+def test_sets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_MAX_SETS", 3)
+    weights = [torch.randn(4, 4) for _ in range(6)]
+    found = live_weights(traced(plain, 1, weights[0], X), copies=False)
+    for w in weights * 2:
+        found.current([w, X])
+    assert len(found._sets) == 3
+
+
+def test_an_alias_knows_when_it_is_alone() -> None:
+    w = nn.Parameter(torch.randn(4))
+    one, two = Alias(w), Alias(w)
+    assert one.alive
+    view = w[:2]
+    del w
+    gc.collect()
+    assert two.alive
+    del view
+    gc.collect()
+    assert not one.alive
+    assert not two.alive
+    storage = one.storage
+    del one, two
+    assert Alias._held[storage] == 0
+
+
+def test_parameters_are_not_kept_alive() -> None:
+    class Watched(nn.Parameter):
+        gone = 0
+
+        def __del__(self) -> None:
+            Watched.gone += 1
+
+    w = Watched(torch.randn(4, 4))
+    found = live_weights(traced(derived, 1, w.detach(), X), copies=True)
+    found.current([w, X])
+    del w
+    gc.collect()
+    assert Watched.gone == 1
+
+
+def test_version_of_inference_tensors() -> None:
+    with torch.inference_mode():
+        value = torch.ones(2)
+    assert version(value) == 0
+    ordinary = torch.ones(2)
+    before = version(ordinary)
+    ordinary.add_(1)
+    assert version(ordinary) == before + 1
+
+
+# ------------------------------------------------------------------------------------------------ threads
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_threads_never_see_half_a_change(copies: bool) -> None:
+    """Two threads call while a third writes all weights under a lock."""
+    model = nn.Sequential(*[nn.Linear(4, 4, bias=False) for _ in range(4)])
+    engines = Engines(copies=copies)
+    staged = stage(model, X, call=engines)
+    lock, stop, wrong = threading.Lock(), threading.Event(), []
+    spins = 60
+
+    def call() -> None:
+        with torch.no_grad():
+            for _ in range(spins):
+                with lock:
+                    scale = model[0].weight[0, 0].item()
+                    have = staged.compiled(torch.eye(4))
+                if not torch.allclose(have, torch.full((4, 4), 64 * scale**4)):
+                    wrong.append((scale, have))
+        stop.set()
+
+    def write() -> None:
+        value = 1.0
+        with torch.no_grad():
+            while not stop.is_set():
+                value = value % 7 + 1
+                with lock:
+                    for layer in model:
+                        layer.weight.fill_(value)
+
+    write_once = [p.data.fill_(1.0) for p in model.parameters()]
+    live.refresh_all()
+    threads = [threading.Thread(target=target) for target in (call, call, write)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(write_once) == 4
+
+
+def test_threads_with_models_of_their_own() -> None:
+    found = live_weights(traced(derived, 1, torch.randn(4, 4), X), copies=False)
+    start, wrong = threading.Barrier(4), []
+
+    def call(seed: int) -> None:
+        w = torch.full((4, 4), float(seed))
+        start.wait()
+        for step in range(100):
+            w.fill_(seed + step)
+            if not torch.equal(held(found.current([w, X])), w * 2):
+                wrong.append((seed, step))
+
+    threads = [threading.Thread(target=call, args=(seed * 1000,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

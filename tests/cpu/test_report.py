@@ -1,0 +1,95 @@
+"""Reports and counters."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import trt_stripped_backend as ts
+from trt_stripped_backend.report import EngineReport, Report, Stats
+from trt_stripped_backend.types import Rejection
+
+HIT = EngineReport("engine_0", 4, {"aten.relu": 1, "aten.linear": 3}, "ab" * 32, "hit", 0.1, 2.5, 3_000_000, 6, 5_000_000)
+MISS = EngineReport("engine_1", 2, {"aten.add.Tensor": 2}, "cd" * 32, "miss", differs=("options.workspace_size", "tf32"))
+BUILT = EngineReport("engine_2", 3, {"aten.mul.Tensor": 3}, "ef" * 32, "built", seconds=1.25)
+FAILED = EngineReport("engine_3", 8, {"aten.bmm": 8}, "01" * 32, "failed")
+REJECTIONS = [
+    Rejection("cumsum", "aten.cumsum.default", "refit", "not refittable", "model.py:12"),
+    Rejection("cumsum_1", "aten.cumsum.default", "refit", "not refittable", "model.py:30"),
+    Rejection("fft", "aten._fft_r2c.default", "op", "no converter"),
+]
+
+
+def report() -> Report:
+    return Report("tensorrt_rtx 1.7.1", "bound", "asked for", 2, [HIT, MISS, BUILT, FAILED], list(REJECTIONS), 20, 3)
+
+
+def test_counts() -> None:
+    found = report()
+    assert (found.hits, found.misses, found.builds) == (1, 3, 1)
+    assert found.nodes_in_engines == 9
+
+
+def test_as_json() -> None:
+    data = json.loads(json.dumps(report().to_dict()))
+    assert data["nodes_in_engines"] == 9
+    assert [p["status"] for p in data["partitions"]] == ["hit", "miss", "built", "failed"]
+    assert data["partitions"][1]["differs"] == ["options.workspace_size", "tf32"]
+    assert data["rejections"][0] == {
+        "node": "cumsum",
+        "target": "aten.cumsum.default",
+        "kind": "refit",
+        "reason": "not refittable",
+        "where": "model.py:12",
+    }
+
+
+def test_as_text() -> None:
+    text = str(report())
+    lines = text.splitlines()
+    assert lines[0] == "tensorrt_rtx 1.7.1, refit mode bound (asked for)"
+    assert "2 graph(s); 9 of 20 operators in 4 engine(s); 3 derived weight(s)" in lines[1]
+    assert "engine_0 [abababababab]: 4 operators, hit, saved 2.50 s, 3.00 MB plan for 5.00 MB of weights" in text
+    assert "linear×3, relu×1" in text
+    assert "miss: not in the cache" in text
+    assert "differs in: options.workspace_size, tf32" in text
+    assert "built in 1.25 s" in text
+    assert "2 × aten.cumsum.default [refit]: not refittable  (model.py:12)" in text
+    assert "1 × aten._fft_r2c.default [op]: no converter" in text
+    assert "failed, saved" not in text
+
+
+def test_without_tensorrt() -> None:
+    found = Report(flavour="no TensorRT: not installed", rejections=[Rejection("", "graph", "device", "not installed")])
+    assert str(found).startswith("no TensorRT: not installed\n")
+    assert "in PyTorch:" in str(found)
+    assert found.nodes_in_engines == 0
+
+
+def test_counters_from_threads() -> None:
+    stats = Stats()
+
+    def work() -> None:
+        for _ in range(1000):
+            stats.add(builds=1, build_seconds=0.5)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = stats.snapshot()
+    assert (found["builds"], found["build_seconds"], found["hits"]) == (4000, 2000.0, 0)
+    found["builds"] = 7
+    assert stats.snapshot()["builds"] == 4000
+    stats.reset()
+    assert set(stats.snapshot().values()) == {0}
+
+
+def test_public_counters() -> None:
+    ts.clear_stats()
+    assert set(ts.stats()) == set(Stats.NAMES)
+    assert not any(ts.stats().values())
+    assert ts.reports() == []
+    documented = ts.stats.__doc__ or ""
+    assert [name for name in Stats.NAMES if f"``{name}``" not in documented] == []

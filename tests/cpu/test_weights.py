@@ -1,0 +1,313 @@
+"""What is computed from parameters alone leaves the graph, stays live, and nothing else leaves it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parametrizations
+
+from tests.graphs import Staged, as_lowered, cut_up, perturb, placeholders, stage, targets
+from trt_stripped_backend import weights
+
+
+def eager(model: Callable[..., Any], *args: torch.Tensor) -> Any:
+    with torch.no_grad():
+        return model(*args)
+
+
+def follows(staged: Staged, model: nn.Module, *args: torch.Tensor) -> None:
+    """Each parameter and float buffer is changed in turn; the compiled model must follow."""
+    for value in [*model.parameters(), *model.buffers()]:
+        if not value.is_floating_point():
+            continue
+        with torch.no_grad():
+            value.mul_(1.3).add_(0.05)
+            have = staged.compiled(*args)
+        torch.testing.assert_close(have, eager(model, *args), rtol=1e-4, atol=1e-5)
+
+
+class Lora(nn.Module):
+    def __init__(self, size: int = 8) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, size)
+        self.a, self.b = nn.Parameter(torch.randn(2, size)), nn.Parameter(torch.randn(size, 2))
+        self.s = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.linear.weight + self.s * self.b @ self.a, self.linear.bias)
+
+
+class Autocast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.linear(x)  # type: ignore[no-any-return]
+
+
+class Masked(nn.Module):
+    """A mask made of a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("keep", torch.rand(8) > 0.5)
+        self.bias = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.where(self.keep, self.bias, -1e4)
+
+
+DERIVED: list[tuple[str, Callable[[], nn.Module], list[str]]] = [
+    ("weight_norm", lambda: parametrizations.weight_norm(nn.Linear(8, 8)), ["aten.linear.default"]),
+    ("spectral_norm", lambda: parametrizations.spectral_norm(nn.Linear(8, 8)), ["aten.linear.default"]),
+    ("orthogonal", lambda: parametrizations.orthogonal(nn.Linear(8, 8)), ["aten.linear.default"]),
+    ("lora", Lora, ["aten.linear.default"]),
+    ("masked", Masked, ["aten.add.Tensor"]),
+    ("autocast", Autocast, ["aten._to_copy.default", "aten.linear.default"]),
+]
+
+
+@pytest.mark.parametrize(("make", "main"), [pytest.param(make, main, id=name) for name, make, main in DERIVED])
+def test_parameter_arithmetic_is_split_off(make: Callable[[], nn.Module], main: list[str]) -> None:
+    model, x = make().eval(), torch.randn(3, 8)
+    staged = stage(model, x)
+    assert targets(staged.split.module) == main
+    torch.testing.assert_close(eager(staged.compiled, x), eager(model, x), rtol=1e-4, atol=1e-5)
+    follows(staged, model, x)
+
+
+class Apart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = Lora(), Lora(), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shared = self.three.exp()
+        return self.two(self.one(x)) * (shared + 1) + shared * 2 + shared
+
+
+def test_independent_pieces_stay_apart() -> None:
+    model, x = Apart(), torch.randn(3, 8)
+    staged = stage(model, x)
+    names = [{staged.lowered.names[i] for i in piece.sources} for piece in staged.split.derived]
+    assert sorted(map(sorted, names)) == [
+        ["one.a", "one.b", "one.linear.weight", "one.s"],
+        ["three"],
+        ["two.a", "two.b", "two.linear.weight", "two.s"],
+    ]
+    shared = next(piece for piece in staged.split.derived if len(piece.sources) == 1)
+    assert targets(shared.module).count("aten.exp.default") == 1
+    assert sorted(n for piece in staged.split.derived for n in piece.names) == sorted(
+        placeholders(staged.split.module)[staged.split.arguments :]
+    )
+    follows(staged, model, x)
+
+
+def test_pieces_join_where_they_meet() -> None:
+    def fn(p: torch.Tensor, q: torch.Tensor, x: torch.Tensor) -> Any:
+        one, two = p.exp(), q.exp()
+        return x * one, x * two, x * (one + two)
+
+    staged = trace(fn, 2, torch.randn(4), torch.randn(4), torch.randn(4))
+    (piece,) = staged.split.derived
+    assert targets(piece.module) == ["aten.exp.default", "aten.exp.default", "aten.add.Tensor"]
+    assert len(piece.names) == 3
+
+
+# ------------------------------------------------------------------------------------------------ what stays
+
+
+def trace(fn: Callable[..., Any], sources: int, *args: torch.Tensor) -> Staged:
+    return cut_up(as_lowered(make_fx(fn, tracing_mode="fake")(*args), sources))
+
+
+STAYS: list[tuple[str, Callable[..., Any]]] = [
+    ("transpose", lambda w, x: x @ w.t()),
+    ("permute", lambda w, x: x * w.permute(1, 0).unsqueeze(0)),
+    ("view", lambda w, x: x.view(-1) * w.view(-1)),
+    ("expand", lambda w, x: x * w[:1].expand(4, 4)),
+    ("select", lambda w, x: x * w[0]),
+    ("chunk", lambda w, x: x @ w.chunk(2)[0].t() + x @ w.chunk(2)[1].t()),
+    ("constant", lambda w, x: x * w + torch.arange(4) + torch.full((4, 4), 2.0)),
+]
+
+
+@pytest.mark.parametrize("fn", [pytest.param(fn, id=name) for name, fn in STAYS])
+def test_views_and_constants_stay(fn: Callable[..., Any]) -> None:
+    args = torch.randn(4, 4), torch.randn(4, 4)
+    staged = trace(fn, 1, *args)
+    assert staged.split.derived == ()
+    assert set(targets(staged.split.module)) == set(targets(staged.graph))
+    assert staged.split.weights == {placeholders(staged.split.module)[0]}
+
+
+def test_expand_is_not_materialised() -> None:
+    def fn(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return x * (w * 2).view(4, 1).expand(4, 1000)
+
+    staged = trace(fn, 1, torch.randn(4), torch.randn(4, 1000))
+    (value,) = staged.derived([torch.randn(4)]).values()
+    assert value.shape == (4,)
+    assert "aten.expand.default" in targets(staged.split.module)
+
+
+def test_parts_of_a_derived_weight_share_it() -> None:
+    def fn(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        one, two = (w * 2).chunk(2)
+        return x @ one.t() + x @ two.t()
+
+    staged = trace(fn, 1, torch.randn(4, 4), torch.randn(3, 4))
+    (piece,) = staged.split.derived
+    assert targets(piece.module) == ["aten.mul.Tensor"]
+    assert len(piece.names) == 1
+
+
+@pytest.mark.parametrize("view", [torch.diagonal, lambda w: w.unfold(0, 2, 1), lambda w: w.view(torch.int32)])
+def test_derived_weights_hold_memory_of_their_own(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def fn(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return x.sum() * view(w)
+
+    w = torch.randn(4, 4)
+    staged = trace(fn, 1, w, torch.randn(4, 4))
+    for value in staged.derived([w]).values():
+        assert value.untyped_storage().data_ptr() != w.untyped_storage().data_ptr()
+        torch.testing.assert_close(value, view(w))
+
+
+def test_random_numbers_are_not_kept() -> None:
+    def fn(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return x * (w + torch.rand_like(w)) * torch.bernoulli(w)
+
+    staged = trace(fn, 1, torch.rand(4), torch.randn(4))
+    assert staged.split.derived == ()
+
+
+def test_several_outputs_of_one_operator() -> None:
+    def fn(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        values, where = w.topk(2)
+        return x[:2] * values + where
+
+    w, x = torch.randn(4), torch.randn(4)
+    staged = trace(fn, 1, w, x)
+    assert len(staged.split.derived) == 1
+    torch.testing.assert_close(staged.in_torch([w, x]), fn(w, x))
+
+
+# ------------------------------------------------------------------------------------------------ results
+
+
+RETURNED: list[tuple[str, Callable[..., Any]]] = [
+    ("itself", lambda w, x: (x * 2, w * 2)),
+    ("view", lambda w, x: (x * 2, (w * 2).t())),
+    ("both", lambda w, x: (x * (w * 2), w * 2, (w * 2)[1:])),
+    ("used", lambda w, x: [(y := w * 2), y.view(-1), y.t()[1:], x @ y]),
+    ("chunks", lambda w, x: (x * 2, *(w * 2).chunk(2))),
+    ("diagonal", lambda w, x: ((y := w * 2) * x, y.diagonal())),
+    ("expanded", lambda w, x: (x * 2, (w[0] * 2).expand(3, 4))),
+]
+
+
+@pytest.mark.parametrize("fn", [pytest.param(fn, id=name) for name, fn in RETURNED])
+def test_a_write_to_a_result_does_not_reach_the_next_call(fn: Callable[..., Any]) -> None:
+    w, x = torch.randn(4, 4), torch.randn(4, 4)
+    staged = trace(fn, 1, w, x)
+    derived = staged.derived([w])
+    names = placeholders(staged.split.module)[staged.split.arguments :]
+    for _ in range(2):
+        result, want = staged.split.module(w, x, *(derived[n] for n in names)), fn(w, x)
+        torch.testing.assert_close(list(result), list(want))
+        for have, expected in zip(result, want, strict=True):
+            assert have.stride() == expected.stride()
+        for have in result:
+            if 0 not in have.stride():
+                have.zero_()
+
+
+def test_views_of_a_returned_weight_share_its_memory() -> None:
+    w, x = torch.randn(4, 4), torch.randn(4, 4)
+    staged = trace(lambda w, x: ((y := w * 2), y.view(-1), y.t(), x @ y), 1, w, x)
+    one, flat, turned, _ = staged.in_torch([w, x])
+    assert one.data_ptr() == flat.data_ptr() == turned.data_ptr()
+
+
+UNARY: list[Callable[..., torch.Tensor]] = [torch.sin, torch.neg, lambda a: a * 2, lambda a: a + torch.ones(4)]
+VIEWS: list[Callable[..., torch.Tensor]] = [
+    torch.t,
+    lambda a: a.chunk(2)[1].repeat(2, 1),
+    lambda a: a[:1].expand(4, 4),
+    lambda a: a.diagonal().expand(4, 4),
+    lambda a: a.reshape(-1)[4:8].expand(4, 4),
+    lambda a: torch.sort(a)[0],
+    lambda a: torch.sort(a)[1].float(),
+]
+BINARY: list[Callable[..., torch.Tensor]] = [operator.add, operator.mul, torch.maximum, operator.matmul]
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_random_graphs(data: st.DataObject) -> None:
+    """Main graph and derived weights together compute what the whole graph did, for other weights too."""
+    steps = data.draw(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 99), st.integers(0, 99)), max_size=16))
+    results = data.draw(st.lists(st.integers(0, 99), min_size=1, max_size=5))
+
+    def fn(*values: torch.Tensor) -> Any:
+        pool = list(values)
+        for op, first, second in steps:
+            a, b = pool[first % len(pool)], pool[second % len(pool)]
+            kinds = [*UNARY, *VIEWS]
+            pool.append(kinds[op](a) if op < len(kinds) else BINARY[op - len(kinds)](a, b))
+        return [pool[i % len(pool)] * 1 if i % len(pool) < len(values) else pool[i % len(pool)] for i in results]
+
+    def values(seed: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.rand(4, 4, generator=generator) - 0.5 for _ in range(4)]
+
+    staged = trace(fn, 2, *values(0))
+    for seed in (0, 1):
+        args = values(seed)
+        have, want = staged.in_torch(list(args)), staged.lowered.module(*args)
+        torch.testing.assert_close(list(have), list(want), rtol=1e-4, atol=1e-5)
+        assert all(map(torch.equal, values(seed), args))
+    for node in staged.split.module.graph.nodes:
+        if node.op == "call_function" and weights.is_pure(node):
+            assert node.target is not torch.ops.aten.sin.default or _needs_input(node, staged)
+
+
+def _needs_input(node: torch.fx.Node, staged: Staged) -> bool:
+    """Whether a node depends on anything but weights and literals."""
+    seen, stack = set(), [node]
+    while stack:
+        one = stack.pop()
+        if one not in seen:
+            seen.add(one)
+            stack.extend(one.all_input_nodes)
+    return any(n.op == "placeholder" and n.name not in staged.split.weights for n in seen)
+
+
+def test_whole_models_follow_their_weights() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.lora, self.tied = Lora(16), nn.Linear(4, 16)
+            self.back = nn.Linear(16, 4)
+            self.tied.weight = nn.Parameter(torch.randn(16, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.norm(self.conv(x)).relu().mean((2, 3))
+            return nn.functional.linear(self.lora(self.tied(y)), self.tied.weight.t(), self.back.bias)
+
+    model, x = perturb(Model()), torch.randn(2, 3, 6, 6)
+    staged = stage(model, x)
+    assert len(staged.split.derived) == 2
+    follows(staged, model, x)

@@ -1,0 +1,99 @@
+"""Tells whether memory changed: silent writes, version counters, and who still holds a storage."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+class _Writes:
+    """Writes that bump no version counter: fused optimizers report here after each step."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._touched: dict[int, int] = {}  # data pointer → epoch of its last silent write
+        self._hooked = False
+
+    def watch(self) -> None:
+        """Starts to listen; optimizers that step before are of no interest, because nothing was copied yet."""
+        if not self._hooked:
+            self._hooked = True
+            register_optimizer_step_post_hook(self._stepped)
+
+    def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        silent = [p for g in optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]]
+        if silent:
+            self.epoch += 1
+            self._touched.update(dict.fromkeys((p.data_ptr() for p in silent), self.epoch))
+
+    def count(self, pointers: Iterable[int]) -> int:
+        """A number that grows when one of these pointers is written silently."""
+        return sum(self._touched.get(p, 0) for p in pointers) if self.epoch else 0
+
+
+writes = _Writes()
+
+_version_of = operator.attrgetter("_version")
+
+
+def version(tensor: torch.Tensor) -> int:
+    """The version counter; inference tensors have none, and count as never written."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def contents(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    """What differs when one of these tensors was written, or is another object over the same memory.
+
+    Versions only grow, so for the same objects one sum is exact. A new ``Parameter`` over old memory starts its counter
+    anew, which is why the objects count too.
+    """
+    try:
+        versions = sum(map(_version_of, tensors))
+    except RuntimeError:  # inference tensors do not track versions
+        versions = sum(map(version, tensors))
+    return versions, writes.count(map(torch.Tensor.data_ptr, tensors)), *map(id, tensors)
+
+
+def stamp(tensor: torch.Tensor) -> tuple[int, int, int, int]:
+    """:func:`contents` of one tensor, with its address."""
+    pointer = tensor.data_ptr()
+    return id(tensor), pointer, version(tensor), writes.count([pointer])
+
+
+def gather(positions: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """``itemgetter`` that always gives a tuple."""
+    if len(positions) > 1:
+        return operator.itemgetter(*positions)
+    return lambda args: tuple(args[p] for p in positions)
+
+
+class Alias:
+    """Holds a tensor's memory without its autograd history, so that its address cannot be given to another tensor.
+
+    Counts the holders of each storage, so that a storage which only we hold is known for dead. A detached tensor does
+    not hold the Parameter object, which ``torch.utils.swap_tensors`` would mind.
+    """
+
+    __slots__ = ("storage", "tensor")
+    _held: Counter[int] = Counter()
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor.detach()
+        self.storage = self.tensor.untyped_storage()._cdata
+        Alias._held[self.storage] += 1
+
+    def __del__(self) -> None:
+        Alias._held[self.storage] -= 1
+        if not Alias._held[self.storage]:
+            del Alias._held[self.storage]
+
+    @property
+    def alive(self) -> bool:
+        """Whether anyone but us still holds the memory."""
+        handle = self.tensor.untyped_storage()  # itself one holder while it is looked at
+        return bool(torch._C._storage_Use_Count(handle._cdata) > Alias._held[self.storage] + 1)
