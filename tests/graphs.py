@@ -176,6 +176,28 @@ def stage(model: Callable[..., Any], *args: Any, call: Call = Staged.in_torch, *
     return found[0]
 
 
+def lower(fn: Callable[..., Any], *args: Any, sources: int = 0) -> lowering.Lowered:
+    """Lowers a function without Dynamo, which is faster; its first ``sources`` arguments are parameters."""
+
+    def flat(*given: Any) -> tuple[Any, ...]:
+        out = fn(*given)
+        return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+
+    graph = fx.Graph()
+    inputs = tuple(graph.placeholder(f"arg{i}") for i in range(len(args)))
+    graph.output(graph.call_function(flat, inputs))
+    found: list[fx.GraphModule] = []
+
+    def compile(lowered: lowering.Lowered) -> Callable[..., Any]:
+        found.append(lowered.module)
+        boxed = lambda given: lowered.module(*given)  # noqa: E731
+        boxed._boxed_call = True  # type: ignore[attr-defined]
+        return boxed
+
+    lowering.trace(fx.GraphModule({}, graph), args, compile)
+    return as_lowered(found[0], sources)
+
+
 def cut_up(lowered: lowering.Lowered, find: Lookup = lookup, **options: Any) -> Staged:
     """Splits and cuts a lowered graph."""
     split = weights.split(lowered)

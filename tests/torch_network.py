@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trt_stripped_backend.ops.net import from_trt
+from trt_stripped_backend.ops.network import from_trt
 
 from .torch_layers import linear, move, pointwise, resample, window
 from .torch_layers.base import MAX_RANK, Layer, Refused, Tensor, read_weights, require

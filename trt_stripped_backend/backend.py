@@ -80,7 +80,11 @@ def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
         return Rejection("", "graph", "grad", "a gradient is needed; use torch.no_grad() or inference_mode() to serve")
     device = next((t.device for t in tensors if t.device.type == "cuda"), None)
     if device is None:
-        what = "no CUDA device is available" if not torch.cuda.is_available() else "its tensors are on the CPU; use .cuda()"
+        what = (
+            "no CUDA device is available"
+            if not torch.cuda.is_available()
+            else "its tensors are on the CPU; use .cuda()"
+        )
         return Rejection("", "graph", "device", what)
     try:
         flavour = load(options.flavour)
@@ -123,11 +127,12 @@ class EngineCall(nn.Module):
         inputs = [name for name in self.names if name not in piece.partition.weights]
         self.inputs = {name: i for i, name in enumerate(inputs)}
         self.slots = {name: i for i, (name, _) in enumerate(piece.signature.slots)}
-        self.valued: OrderedDict[tuple[int, ...], run.Runner | None] | None = None
+        self.valued: OrderedDict[tuple[Any, ...], run.Runner | None] | None = None
+        self.token: object | None = None
         self.failed = self.verified = False
         self.runner: run.Runner | None = None
         if compilation.mode in VALUED:
-            self.valued, self.token = OrderedDict(), None
+            self.valued = OrderedDict()
         else:
             self.runner = self._runner(piece.entry)
             self.failed = self.runner is None
@@ -164,7 +169,9 @@ class EngineCall(nn.Module):
         if entry is None or device is None:
             return None
         pool = refit.pool(entry, device, self.compilation.options.max_weight_sets)
-        return run.Runner(self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit)
+        return run.Runner(
+            self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit
+        )
 
     def _runner_of_values(self, weights: Bundle) -> run.Runner | None:
         """The runner for weights of these values; values that changed mean another key, so a lookup or a build."""

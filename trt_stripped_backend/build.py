@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import operator
 import threading
 import time
 from collections.abc import Mapping
@@ -113,7 +114,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
             make = inputs.get(node.name) or slots.get(node.name)
             values[node] = make() if make is not None else None
         elif node.op == "get_attr":
-            values[node] = net.constant(functools.reduce(getattr, str(node.target).split("."), partition.module))
+            values[node] = net.constant(operator.attrgetter(str(node.target))(partition.module))
         elif is_getitem(node):
             values[node] = values[node.args[0]][node.args[1]]
             if values[node] is None and node.users:
@@ -123,9 +124,9 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
             arguments = bind(node.target, fx.node.map_arg(node.args, lookup), fx.node.map_arg(node.kwargs, lookup))
             values[node] = registry[node.target].convert(net, **arguments)
             _check(node, values[node], net)
-    leaving = partition.module.graph.output_node().args[0]
-    for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):  # type: ignore[arg-type]
-        net.output(values[node], f"y{index}", spec)  # type: ignore[index]
+    leaving: Any = partition.module.graph.output_node().args[0]
+    for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):
+        net.output(values[node], f"y{index}", spec)
 
 
 def _check(node: fx.Node, made: Any, net: Net) -> None:
@@ -175,6 +176,9 @@ def _encode(value: torch.Tensor) -> Json:
 def decode_literal(data: Json) -> torch.Tensor:
     """A literal of an entry's header, on the host."""
     dtype, shape, raw = data
-    flat = torch.frombuffer(bytearray(base64.b64decode(raw)), dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
+    flat = (
+        torch.frombuffer(bytearray(base64.b64decode(raw)), dtype=torch.uint8)
+        if raw
+        else torch.empty(0, dtype=torch.uint8)
+    )
     return flat.view(getattr(torch, dtype)).reshape(shape)
-

@@ -77,7 +77,9 @@ class Compilation:
     look_only: bool = False
 
     @classmethod
-    def of(cls, options: Options, flavour: Flavour, device: torch.device | None, *, look_only: bool = False) -> Compilation:
+    def of(
+        cls, options: Options, flavour: Flavour, device: torch.device | None, *, look_only: bool = False
+    ) -> Compilation:
         mode, why = refit_mode(options, flavour)
         report = Report(flavour=str(flavour), mode=mode, why=why)
         cache = None if mode == "immutable" else _cache(options)
@@ -114,7 +116,11 @@ class Compilation:
             values: its weights by slot name, in the layout of their slots, for the modes that need them.
         """
         environ = environment(
-            (self.flavour.name, str(self.flavour.version)), self._target(), self.mode, self.options.in_key(), tf32=self.tf32
+            (self.flavour.name, str(self.flavour.version)),
+            self._target(),
+            self.mode,
+            self.options.in_key(),
+            tf32=self.tf32,
         )
         parts = {"graph": piece.graph, **environ}
         if values is not None:
@@ -197,7 +203,9 @@ def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
         log.warning("refit_mode='identical': %s has no REFIT_IDENTICAL; using 'general'", flavour)
         return "general", f"{flavour} has no REFIT_IDENTICAL"
     if mode == "general" and flavour.drops_gemm_bias and not options.verify:
-        raise OptionError(f"refit_mode='general' on {flavour}: it may drop GEMM biases; use 'bound', or add verify=True")
+        raise OptionError(
+            f"refit_mode='general' on {flavour}: it may drop GEMM biases; use 'bound', or add verify=True"
+        )
     if mode != "auto":
         return mode, "asked for"
     if flavour.is_rtx:

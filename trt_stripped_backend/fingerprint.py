@@ -44,7 +44,11 @@ def _lanes(words: torch.Tensor) -> torch.Tensor:
     while True:
         count = words.numel()
         spare = -count % _BLOCK if count > _BLOCK else 0
-        blocks = torch.nn.functional.pad(words, (0, spare)).view(-1, min(max(count, 1), _BLOCK)) if count else words.new_zeros(1, 1)
+        blocks = (
+            torch.nn.functional.pad(words, (0, spare)).view(-1, min(max(count, 1), _BLOCK))
+            if count
+            else words.new_zeros(1, 1)
+        )
         width = blocks.shape[1]
         sums = torch.stack([(blocks * row[:width]).sum(1) for row in coefficients], 1)
         words = (sums >> 32).to(torch.int32).reshape(-1)

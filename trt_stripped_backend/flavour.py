@@ -113,7 +113,9 @@ def _import(name: str) -> Flavour:
     try:
         module = importlib.import_module(found[0])
     except Exception as error:
-        raise TRTStrippedError(f"{found[0]} is installed but cannot be imported ({error}): reinstall it, {_INSTALL}") from error
+        raise TRTStrippedError(
+            f"{found[0]} is installed but cannot be imported ({error}): reinstall it, {_INSTALL}"
+        ) from error
     version = Version(module.__version__)
     if version < _MINIMUM[name]:
         raise TRTStrippedError(f"{name} {version} is too old; {_MINIMUM[name]} is the first that works: {_INSTALL}")
@@ -149,7 +151,7 @@ messages = Messages()
 
 @functools.cache
 def logger() -> Any:
-    """The one ``trt.ILogger`` of the process: routes TensorRT's messages to Python logging, keeps errors for exceptions."""
+    """The one ``trt.ILogger`` of the process: TensorRT's messages go to Python logging, errors into exceptions too."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

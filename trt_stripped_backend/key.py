@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import operator
 import platform
 import sys
 from pathlib import Path
@@ -94,7 +95,7 @@ class _Canonical:
             self.inputs.append((node.name, spec))
             return ["input", spec.to_json()]
         if node.op == "get_attr":
-            return ["literal", _literal(functools.reduce(getattr, str(node.target).split("."), self.partition.module))]
+            return ["literal", _literal(operator.attrgetter(str(node.target))(self.partition.module))]
         if is_getitem(node):
             return ["getitem", self._argument(node.args[0]), node.args[1]]
         assert isinstance(node.target, torch._ops.OpOverload)

@@ -2,11 +2,13 @@
 
 A *source* is the parameter or buffer that came as an argument of this very call, so a new ``Parameter``, ``p.data = …``
 or a swapped module is always seen. What a source *holds* is watched where someone keeps a copy of it (a derived weight,
-a refitted engine), see :mod:`.watch`. Writes that leave no trace (``p.data.add_``, raw storage) need :func:`refresh_all`.
+a refitted engine), see :mod:`.watch`. Writes that leave no trace (``p.data.add_``, raw storage) need
+:func:`refresh_all`.
 """
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
 from collections import OrderedDict
@@ -26,6 +28,8 @@ ALIGNMENT = 256
 _MAX_SETS = 256  # small records: addresses, and derived weights that the model's other graphs share
 #: Before 2.13 Dynamo does not look at a parameter again after ``p.data = …``, so its layout may change at one address.
 _UNGUARDED = Version(torch.__version__).release < (2, 13)
+
+_shape_and_dtype = operator.attrgetter("shape", "dtype")
 
 _all_live: weakref.WeakSet[LiveWeights] = weakref.WeakSet()
 
@@ -155,7 +159,7 @@ class LiveWeights:
         sources = self._gather(args)
         where: tuple[Any, ...] = tuple(map(torch.Tensor.data_ptr, sources))
         if _UNGUARDED:
-            where = (where, tuple(map(torch.Tensor.stride, sources)))
+            where = (where, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
         last = self._last
         if last is not None and last[0] == where and last[1].as_before(sources):
             return Bundle(last[1], sources, self)

@@ -30,9 +30,9 @@ aten = torch.ops.aten
 _KEPT_COMPOSITES = (
     "scaled_dot_product_attention", "linear", "layer_norm", "group_norm", "instance_norm", "rms_norm", "matmul",
     "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec", "_upsample_nearest_exact1d.vec",
-    "_upsample_nearest_exact2d.vec", "_upsample_nearest_exact3d.vec", "upsample_linear1d.vec", "upsample_bilinear2d.vec",
-    "upsample_trilinear3d.vec", "upsample_bicubic2d.vec", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "_upsample_nearest_exact2d.vec", "_upsample_nearest_exact3d.vec", "upsample_linear1d.vec",
+    "upsample_bilinear2d.vec", "upsample_trilinear3d.vec", "upsample_bicubic2d.vec", "max_pool1d", "max_pool2d",
+    "max_pool3d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
 )  # fmt: skip
 #: Operators with a converter that the core ATen table would take apart.
 _KEPT_FROM_TABLE = (
@@ -59,18 +59,19 @@ def _overloads(names: Sequence[str]) -> list[torch._ops.OpOverload]:
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     # A table that holds a kept op undoes the override, so they are filtered out.
     kept = set(_overloads(_KEPT_COMPOSITES)) | set(_overloads(_KEPT_FROM_TABLE))
-    table = {target: rule for target, rule in core_aten_decompositions().items() if target not in kept}
+    core: Any = core_aten_decompositions()
+    table = {target: rule for target, rule in core.items() if target not in kept}
     table.setdefault(aten.cudnn_batch_norm.default, _cudnn_batch_norm)
     table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer
     return table
 
 
 def _cudnn_batch_norm(
-    input: torch.Tensor, weight: torch.Tensor, bias: Any, mean: Any, var: Any, training: bool, factor: float, epsilon: float
-) -> tuple[torch.Tensor, ...]:
+    input: torch.Tensor, weight: torch.Tensor, bias: Any, mean: Any, var: Any, training: bool, factor: float, eps: float
+) -> Any:
     if training:
         return NotImplemented
-    out, save_mean, save_var = aten._native_batch_norm_legit_no_training(input, weight, bias, mean, var, factor, epsilon)
+    out, save_mean, save_var = aten._native_batch_norm_legit_no_training(input, weight, bias, mean, var, factor, eps)
     return out, save_mean, save_var, input.new_empty(0, dtype=torch.uint8)
 
 
@@ -81,7 +82,7 @@ def _transformer_encoder_layer(
     norm_weight_1: torch.Tensor, norm_bias_1: torch.Tensor, norm_weight_2: torch.Tensor, norm_bias_2: torch.Tensor,
     ffn_weight_1: torch.Tensor, ffn_bias_1: torch.Tensor, ffn_weight_2: torch.Tensor, ffn_bias_2: torch.Tensor,
     mask: torch.Tensor | None = None, mask_type: int | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> Any:  # fmt: skip
     """The eval fast path of ``nn.TransformerEncoderLayer``, one opaque operator otherwise.
 
     Source: aten/src/ATen/native/transformers/transformer.cpp.
@@ -90,21 +91,21 @@ def _transformer_encoder_layer(
         return NotImplemented
     batch, length, _ = src.shape
 
-    def attention(x: torch.Tensor) -> torch.Tensor:
+    def attention(x: torch.Tensor) -> Any:
         qkv = aten.linear(x, qkv_weight, qkv_bias).view(batch, length, 3, num_heads, embed_dim // num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         out = aten.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, embed_dim)
         return aten.linear(out, proj_weight, proj_bias)
 
-    def feed_forward(x: torch.Tensor) -> torch.Tensor:
+    def feed_forward(x: torch.Tensor) -> Any:
         hidden = aten.linear(x, ffn_weight_1, ffn_bias_1)
         hidden = aten.gelu(hidden) if use_gelu else aten.relu(hidden)
         return aten.linear(hidden, ffn_weight_2, ffn_bias_2)
 
-    def norm1(x: torch.Tensor) -> torch.Tensor:
+    def norm1(x: torch.Tensor) -> Any:
         return aten.layer_norm(x, [embed_dim], norm_weight_1, norm_bias_1, eps)
 
-    def norm2(x: torch.Tensor) -> torch.Tensor:
+    def norm2(x: torch.Tensor) -> Any:
         return aten.layer_norm(x, [embed_dim], norm_weight_2, norm_bias_2, eps)
 
     if norm_first:
@@ -163,7 +164,7 @@ def trace(
     uncached = functorch_config.patch({"force_autograd_cache": False, "bundled_autograd_cache": False})
     with torch.no_grad(), keep_composites(), uncached:
         run = aot_autograd(fw_compiler=inner, decompositions=_decompositions(), keep_inference_input_mutations=True)
-        return run(gm, example_inputs)  # type: ignore[no-any-return]
+        return run(gm, example_inputs)
 
 
 def _lowered(gm: fx.GraphModule, dynamo_names: Sequence[str]) -> Lowered:
@@ -223,9 +224,13 @@ def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
             node.replace_all_uses_with(node.args[0])
         elif node.target in (aten.clone.default, aten._to_copy.default):
             new, old = node.meta["val"], node.args[0].meta.get("val")
-            if isinstance(old, torch.Tensor) and (new.dtype, new.device, new.stride()) == (old.dtype, old.device, old.stride()):
+            if isinstance(old, torch.Tensor) and _alike(new, old):
                 node.replace_all_uses_with(node.args[0])
     gm.graph.eliminate_dead_code()
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (one.dtype, one.device, one.stride()) == (other.dtype, other.device, other.stride())
 
 
 def viewed(node: fx.Node) -> fx.Node | None:
@@ -250,9 +255,11 @@ def fold_batch_norm(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
     known: dict[tuple[Any, ...], tuple[fx.Node, fx.Node]] = {}
     first = next(node for node in gm.graph.nodes if node.op != "placeholder")
     for norm in gm.graph.find_nodes(op="call_function", target=aten._native_batch_norm_legit_no_training.default):
+        conv: Any
         conv, gamma, beta, mean, var, _, eps = norm.args
         if not (isinstance(conv, fx.Node) and conv.target is aten.convolution.default and len(conv.users) == 1):
             continue
+        kernel: Any
         kernel, bias, transposed = conv.args[1], conv.args[2], conv.args[6]
         if transposed or any(p is not None and p not in sources for p in (gamma, beta, mean, var, kernel, bias)):
             continue
@@ -260,7 +267,7 @@ def fold_batch_norm(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
             continue
         if kernel.meta["val"].dtype not in _FOLDED:
             continue
-        operands = (kernel, bias, gamma, beta, mean, var, eps)
+        operands: Any = (kernel, bias, gamma, beta, mean, var, eps)
         if operands not in known:  # a layer that is called several times has one folded weight
             with gm.graph.inserting_before(first):
                 known[operands] = _folded(functools.partial(_emit, gm.graph), *operands)

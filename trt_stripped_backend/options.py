@@ -38,7 +38,8 @@ def parse_size(value: Any) -> int:
         if not match:
             raise ValueError("a size in bytes, such as 8589934592 or '8GiB'")
         base = 1024 if match[3] else 1000
-        size = int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1 if match[2] else 0))
+        unit = base ** ("KMGT".index(match[2].upper()) + 1) if match[2] else 1
+        size = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
     if size < 0:
         raise ValueError("a size of 0 or more")
     return size
@@ -119,8 +120,8 @@ class Options:
 
     refit_mode: str = _option(
         "auto", _parse_choice(*MODES),
-        "how weights reach the engine: bound (engine inputs), general (refit), identical, immutable; auto: bound on tensorrt_rtx, "
-        "general on tensorrt",
+        "how weights reach the engine: bound (engine inputs), general (refit), identical, immutable; "
+        "auto: bound on tensorrt_rtx, general on tensorrt",
         key="yes",
     )  # fmt: skip
     flavour: str = _option(
@@ -148,7 +149,7 @@ class Options:
         key="no: it checks a plan and does not change it",
     )  # fmt: skip
     workspace_size: int | None = _option(
-        None, _optional(parse_size), "most scratch memory that TensorRT's tactics may use, in bytes; None: its own default",
+        None, _optional(parse_size), "scratch bytes that TensorRT's tactics may use at most; None: its own default",
         key="yes",
     )  # fmt: skip
     optimization_level: int | None = _option(
@@ -158,7 +159,10 @@ class Options:
         None, _optional(_parse_int(0)), "extra CUDA streams inside an engine; None: TensorRT decides", key="yes"
     )
     hardware_compatible: bool = _option(
-        False, _parse_bool, "tensorrt: plans that run on every GPU from Ampere on (slower); tensorrt_rtx: always so", key="yes"
+        False,
+        _parse_bool,
+        "tensorrt: plans that run on every GPU from Ampere on (slower); tensorrt_rtx: always so",
+        key="yes",
     )
     version_compatible: bool = _option(
         False, _parse_bool, "tensorrt: plans that later versions run too (slower)", key="yes"
@@ -168,8 +172,8 @@ class Options:
         key="no: it says whether plans are stored",
     )  # fmt: skip
     cache_dir: tuple[Path, ...] | None = _option(
-        None, _optional(_parse_dirs), "where engines are cached; several directories: all are searched, the first writable one is written; "
-        "None: $XDG_CACHE_HOME/trt_stripped, else ~/.cache/trt_stripped",
+        None, _optional(_parse_dirs), "where engines are cached; of several directories all are searched and the first "
+        "writable one is written; None: $XDG_CACHE_HOME/trt_stripped, else ~/.cache/trt_stripped",
         key="no: it says where plans are stored",
     )  # fmt: skip
     cache_size: int = _option(
@@ -238,6 +242,12 @@ def table() -> list[dict[str, str]]:
         return "{}" if value == frozenset() else str(value)
 
     return [
-        {"name": f.name, "variable": PREFIX + f.name.upper(), "default": show(f.default), "help": f.metadata["help"], "key": f.metadata["key"]}
+        {
+            "name": f.name,
+            "variable": PREFIX + f.name.upper(),
+            "default": show(f.default),
+            "help": f.metadata["help"],
+            "key": f.metadata["key"],
+        }
         for f in dataclasses.fields(Options)
     ]

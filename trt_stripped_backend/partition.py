@@ -1,8 +1,8 @@
 """Which nodes run in engines: asks each operator for its reasons against, groups the rest, splits the graph.
 
-Grouping is linear in nodes and edges. The level of a node is the number of changes between "engine" and "PyTorch" on the
-longest path to it; two engine nodes of one level cannot be joined by a path through PyTorch, because that path would
-raise the level by two. So everything of one level is one partition, without a cycle.
+Grouping is linear in nodes and edges. The level of a node is the number of changes between "engine" and "PyTorch" on
+the longest path to it; two engine nodes of one level cannot be joined by a path through PyTorch, because that path
+would raise the level by two. So everything of one level is one partition, without a cycle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
 from .errors import Unsupported
 from .lowering import viewed
-from .ops.net import DTYPES
+from .ops.network import DTYPES
 from .ops.registry import Op, bind, is_getitem
 from .options import Options
 from .types import Partition, Rejection, dtype_name
@@ -156,7 +156,8 @@ _ARGUMENTS = (fx.Node, bool, int, float, str, torch.dtype, torch.device, torch.l
 
 def _device(graph: fx.Graph) -> torch.device | None:
     """Where the graph runs: the CUDA device of its arguments if they have one, else the device of the first."""
-    devices = [n.meta["val"].device for n in graph.find_nodes(op="placeholder") if isinstance(n.meta.get("val"), torch.Tensor)]
+    values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
+    devices = [value.device for value in values if isinstance(value, torch.Tensor)]
     return next((d for d in devices if d.type == "cuda"), devices[0] if devices else None)
 
 
@@ -175,7 +176,8 @@ def _rejection(node: fx.Node, kind: str, reason: str) -> Rejection:
 
 def _where(node: fx.Node) -> str:
     """The user's line that made a node: ``model.py:12``, from the trace that Dynamo recorded."""
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
+    trace = (node.meta.get("stack_trace") or "").splitlines()
+    lines = [line.strip() for line in trace if line.strip().startswith("File ")]
     if not lines:
         return ""
     path, _, rest = lines[-1].removeprefix('File "').partition('", line ')
@@ -194,9 +196,8 @@ def _levels(graph: fx.Graph, rejected: dict[fx.Node, Rejection]) -> list[list[fx
         inside[node] = inside[node.args[0]] if is_getitem(node) and node.args[0] in inside else node not in rejected
         if is_getitem(node) and node.args[0] not in inside:
             inside[node] = False
-        level[node] = max(
-            (level[i] + (inside[i] != inside[node]) for i in node.all_input_nodes if i in level), default=0 if inside[node] else 1
-        )
+        before = [level[i] + (inside[i] != inside[node]) for i in node.all_input_nodes if i in level]
+        level[node] = max(before, default=0 if inside[node] else 1)
     for node in reversed(list(level)):
         # Literals, weight.t() and early side branches join the partition that uses them.
         if node.users and all(user in level for user in node.users):
@@ -289,8 +290,9 @@ class _Cut:
     def _dependencies(self, node: fx.Node) -> list[fx.Node]:
         if node not in self.group_of:
             return node.all_input_nodes
-        group = self.groups[self.group_of[node]]
-        return list(dict.fromkeys(i for n in group for i in n.all_input_nodes if self.group_of.get(i) != self.group_of[node]))
+        own = self.group_of[node]
+        inputs = (i for n in self.groups[own] for i in n.all_input_nodes)
+        return list(dict.fromkeys(i for i in inputs if self.group_of.get(i) != own))
 
     def _emit(self, node: fx.Node) -> None:
         if node in self.group_of:

@@ -1,8 +1,8 @@
 """Entry + live tensors → Ready engine.
 
 An engine is Empty after deserialization and Ready once every weight that it lists was given. TensorRT does not tell
-(``get_missing_weights()`` is empty on RTX for engines that miss some, and an Empty engine runs and returns nonsense), so
-our own record decides: the engine's own list of weights against what was set, each ``set_named_weights`` checked.
+(``get_missing_weights()`` is empty on RTX for engines that miss some, and an Empty engine runs and returns nonsense),
+so our own record decides: the engine's own list of weights against what was set, each ``set_named_weights`` checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .build import decode_literal
 from .errors import RefitFailed
 from .flavour import logger, messages, trt
 from .live import Bundle
-from .ops.net import to_trt
+from .ops.network import to_trt
 from .precision import applied
 from .types import Entry
 from .watch import Alias
@@ -63,6 +63,12 @@ class Engine:
     def ready(self) -> bool:
         return self.token is not None
 
+    def ran(self, stream: torch.cuda.Stream) -> None:
+        """Notes a run on ``stream``, which a refit on another stream must wait for."""
+        if stream.cuda_stream not in self.runs:
+            self.runs[stream.cuda_stream] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self.runs[stream.cuda_stream].record(stream)
+
     def refit(self, tensors: Sequence[torch.Tensor], stream: torch.cuda.Stream) -> int:
         """Gives the engine all its weights, from device memory, ordered on ``stream``. All or nothing.
 
@@ -104,7 +110,7 @@ class Engine:
             self._pointers.clear()
             raise RefitFailed(f"TensorRT could not refit the engine: {messages.text()}")
         self.aliases = aliases
-        self.event = torch.cuda.Event()
+        self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self.event.record(stream)
         return size
 
@@ -123,8 +129,9 @@ class Engine:
 class EnginePool:
     """The loaded engines of one plan on one device.
 
-    Engines that hold no weights (``bound``), or values that the key holds too, are one for all. Engines that hold a copy of
-    what may change (``general``) are one for each set of weights, at most ``limit``; beyond that the least recently used one is refitted for the new set.
+    Engines that hold no weights (``bound``), or values that the key holds too, are one for all. Engines that hold a
+    copy of what may change (``general``) are one for each set of weights, at most ``limit``; beyond that the least
+    recently used one is refitted for the new set.
     """
 
     def __init__(self, entry: Entry, device: torch.device, limit: int) -> None:

@@ -93,8 +93,8 @@ class Report:
         head = f"{self.flavour}, refit mode {self.mode} ({self.why})" if self.mode else self.flavour
         lines = [
             head,
-            f"{self.graphs} graph(s); {self.nodes_in_engines} of {self.nodes} operators in {len(self.partitions)} engine(s); "
-            f"{self.derived} derived weight(s)",
+            f"{self.graphs} graph(s); {self.nodes_in_engines} of {self.nodes} operators in {len(self.partitions)} "
+            f"engine(s); {self.derived} derived weight(s)",
         ]
         for p in self.partitions:
             spent = {
@@ -102,12 +102,15 @@ class Report:
                 "miss": "miss: not in the cache",
                 "failed": "failed: runs in PyTorch",
             }.get(p.status, f"{p.status}, saved {p.saved_seconds:.2f} s")
-            ops = ", ".join(f"{name.removeprefix('aten.')}×{count}" for name, count in sorted(p.ops.items(), key=lambda o: -o[1]))
+            ops = ", ".join(
+                f"{name.removeprefix('aten.')}×{count}" for name, count in sorted(p.ops.items(), key=lambda o: -o[1])
+            )
             size = f"{p.plan_bytes / 1e6:.2f} MB plan for {p.weight_bytes / 1e6:.2f} MB of weights"
             lines.append(f"  {p.name} [{p.key[:12]}]: {p.nodes} operators, {spent}, {size}")
             lines.append(f"      {ops}")
             if p.differs:
-                lines.append(f"      nearest entry differs in: {', '.join(p.differs)}")
+                shown = ", ".join(p.differs[:6]) + (f" and {len(p.differs) - 6} more" if len(p.differs) > 6 else "")
+                lines.append(f"      nearest entry differs in: {shown}")
         groups = Counter((r.target, r.kind, r.reason) for r in self.rejections)
         places = {(r.target, r.kind, r.reason): r.where for r in reversed(self.rejections)}
         if groups:

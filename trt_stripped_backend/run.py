@@ -70,7 +70,8 @@ class Runner:
         stream = caller if caller.cuda_stream else _side_stream(caller.device)
         bound = [(name, _readable(inputs[i], spec)) for name, i, spec in self._inputs]
         outputs = tuple(
-            torch.empty_strided(shape, stride, dtype=dtype, device=self.device) for _, shape, stride, dtype in self._outputs
+            torch.empty_strided(shape, stride, dtype=dtype, device=self.device)
+            for _, shape, stride, dtype in self._outputs
         )
         if stream is not caller:
             stream.wait_stream(caller)
@@ -91,7 +92,7 @@ class Runner:
                 context.token = None
                 raise RuntimeError(f"TensorRT could not run engine {self.index}: {messages.text()}")
             if engine.needs_weights:
-                engine.runs.setdefault(stream.cuda_stream, torch.cuda.Event()).record(stream)
+                engine.ran(stream)
         if stream is not caller:
             caller.wait_stream(stream)
         if context.fresh:
@@ -128,11 +129,11 @@ class Runner:
     def _context(self, engine: Engine) -> _Context:
         contexts = getattr(self._contexts, "of", None)
         if contexts is None:
-            contexts = self._contexts.of = weakref.WeakKeyDictionary()
+            contexts = self._contexts.of = weakref.WeakKeyDictionary[Engine, _Context]()
         context = contexts.get(engine)
         if context is None:
             context = contexts[engine] = _Context(engine, self._saved_kernels())
-        return context  # type: ignore[no-any-return]
+        return context
 
     def _kernels_name(self) -> str:
         properties = torch.cuda.get_device_properties(self.device)
@@ -212,8 +213,9 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     if streams is None:
         streams = _local.streams = {}
     if device not in streams:
-        streams[device] = torch.cuda.Stream(device)
-    return streams[device]  # type: ignore[no-any-return]
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream: torch.cuda.Stream = streams[device]
+    return stream
 
 
 def _scratch(stream: torch.cuda.Stream, size: int) -> torch.Tensor:

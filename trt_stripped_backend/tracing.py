@@ -62,7 +62,7 @@ def prebuild(
     if not torch.cuda.is_available() and not flavour.builds_without_gpu:
         raise TRTStrippedError(f"{flavour} needs a GPU to build; install tensorrt_rtx, which does not, or run on one")
     if chosen.refit_mode in VALUED:
-        raise OptionError(f"prebuild: refit_mode={chosen.refit_mode!r} needs the weights' values; run the model instead")
+        raise OptionError(f"prebuild: refit_mode={chosen.refit_mode!r} needs the weights' values; run the model")
     return _plan(model, args, kwargs or {}, chosen, look_only=False)
 
 
@@ -132,7 +132,7 @@ class _Fakes:
 
 @contextlib.contextmanager
 def _forgotten() -> Iterator[None]:
-    """Code that Dynamo first sees inside is forgotten afterwards, so that looking does not fill the user's code cache."""
+    """Code that Dynamo first sees inside is forgotten afterwards: looking must not fill the user's code cache."""
     seen = getattr(getattr(convert_frame, "input_codes", None), "seen", None)
     before = len(seen) if seen is not None else 0
     try:
@@ -141,4 +141,4 @@ def _forgotten() -> Iterator[None]:
         for reference in list(seen or ())[before:]:
             code = reference()
             if code is not None:
-                torch._dynamo.reset_code(code)
+                torch._dynamo.reset_code(code)  # type: ignore[attr-defined]

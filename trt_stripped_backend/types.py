@@ -59,7 +59,7 @@ class TensorSpec:
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorSpec:
-        """The spec of a (fake) tensor; a layout with gaps or overlaps becomes contiguous, so it is copied when bound."""
+        """The spec of a (fake) tensor; a layout with gaps or overlaps becomes contiguous: it is copied when bound."""
         shape = tuple(int(s) for s in tensor.shape)
         order = dense_order(shape, tuple(int(s) for s in tensor.stride()))
         return cls(shape, tensor.dtype, tuple(range(len(shape))) if order is None else order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -59,10 +59,11 @@ def contents(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
     return versions, writes.count(map(torch.Tensor.data_ptr, tensors)), *map(id, tensors)
 
 
-def stamp(tensor: torch.Tensor) -> tuple[int, int, int, int]:
-    """:func:`contents` of one tensor, with its address."""
+def stamp(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """:func:`contents` of one tensor, with where and how it lies in memory."""
     pointer = tensor.data_ptr()
-    return id(tensor), pointer, version(tensor), writes.count([pointer])
+    written = version(tensor), writes.count([pointer])
+    return id(tensor), pointer, *written, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def gather(positions: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -80,7 +81,7 @@ class Alias:
     """
 
     __slots__ = ("storage", "tensor")
-    _held: Counter[int] = Counter()
+    _held: ClassVar[Counter[int]] = Counter()
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor.detach()

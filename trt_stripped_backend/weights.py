@@ -1,7 +1,8 @@
 """Sources, derived weights and slots: splits a lowered graph, and tells at run time which weights changed.
 
-A derived weight is a parameters-only piece of the graph (a folded BatchNorm, ``W + s·B@A``, an autocast's ``W.half()``).
-It is computed in PyTorch when one of its sources changed, not at each call. Pure constants stay in the engine.
+A derived weight is a parameters-only piece of the graph (a folded BatchNorm, ``W + s·B@A``, an autocast's
+``W.half()``). It is computed in PyTorch when one of its sources changed, not at each call. Pure constants stay in the
+engine.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def constant_nodes(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that depend on no placeholder: literals, whatever device they are traced on."""
     constant: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op not in ("placeholder", "output") and is_pure(node) and all(i in constant for i in node.all_input_nodes):
+        pure = node.op not in ("placeholder", "output") and is_pure(node)
+        if pure and all(i in constant for i in node.all_input_nodes):
             constant.add(node)
     return constant
 

@@ -1,6 +1,6 @@
 """Real models through the backend: error against float32, share of operators inside engines, cold and warm start.
 
-    python -m tests.benchmarks.bench_models [--models gpt2,unet] [--dtypes float16] [--modes bound] [--jobs 4] [--out FILE]
+    python -m tests.benchmarks.bench_models [--models gpt2,unet] [--dtypes float16] [--modes bound] [--jobs 4]
 
 Each figure comes from a fresh process; the warm one finds the cold one's cache. Bounds: relative L2 error at most twice
 eager's own at the same dtype, or 2e-3 (float16), 1.6e-2 (bfloat16), 1e-5 (float32 without TF32), whichever is larger.

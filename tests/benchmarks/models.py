@@ -82,7 +82,7 @@ class UNet(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """One row: ``make()`` on the default device, ``shape`` of the input; an int input is token ids below ``vocabulary``."""
+    """One row: ``make()`` on the default device, the input's ``shape``; token ids are below ``vocabulary``."""
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]

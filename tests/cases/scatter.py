@@ -90,7 +90,7 @@ CASES = [
     put_case("put_two_middle", lambda j, k: (None, distinct(j), k), t(2, 5, 4, 3), t(4, 3), order(4), i(4)),
     put_case("put_two_apart", lambda j, k: (distinct(j), None, k), t(5, 2, 4), t(4, 2), order(4), i(4)),
     put_case("put_two_broadcast", lambda j, k: (distinct(j, 0), distinct(k)), t(5, 4), t(3, 4), order(3, 1), order(4)),
-    put_case("put_int32", lambda j: (j,), t(5, 3), t(), i(2, dtype=I32)),
+    put_case("put_by_int32", lambda j: (j,), t(5, 3), t(), i(2, dtype=I32)),
     put_case("put_mask", lambda m: (m,), t(4, 5), t(), t(4, 5, dtype=BOOL)),
     put_case("put_mask_rows", lambda m: (m,), t(4, 5), t(5), t(4, dtype=BOOL)),
     put_case("put_mask_one_row", lambda m: (m,), t(4, 5), t(1, 5), t(4, dtype=BOOL)),

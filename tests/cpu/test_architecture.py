@@ -20,8 +20,8 @@ STAGES = (
     "partition", "key", "cache", "build", "refit", "run", "verify", "report", "compilation", "backend", "tracing",
     "api", "cli", "__init__",
 )  # fmt: skip
-#: Converters stand on these two and on each other.
-OPS_BASE = ("registry", "net")
+#: Converters stand on these and on each other.
+OPS_BASE = ("registry", "network", "shapes", "net")
 #: The only ones that may name TensorRT.
 TENSORRT = {"flavour", "ops", "build", "refit", "run"}
 

@@ -262,5 +262,3 @@ def test_encoder_layer_with_a_mask() -> None:
 
 def _list(result: Any) -> list[torch.Tensor]:
     return list(result) if isinstance(result, (tuple, list)) else [result]
-
-

@@ -192,7 +192,7 @@ SHARED: list[tuple[str, Callable[..., Any]]] = [
     ("view", lambda x: ((y := x.relu()), y.view(-1))),
     ("two_views", lambda x: ((y := x.relu()).t(), y[1:])),
     ("chain", lambda x: ((y := x.relu()), y.t().unsqueeze(0)[:, 1:])),
-    ("chunks", lambda x: (x.relu().chunk(2))),
+    ("chunks", lambda x: x.relu().chunk(2)),
     ("chunk_and_base", lambda x: ((y := x.relu()), y.chunk(2)[1])),
     ("used_inside", lambda x: ((y := x.relu()), (v := y.t()), v.exp())),
     ("chunk_used_inside", lambda x: ((y := x.relu()), (v := y.chunk(2)[1]), v.exp(), v[0])),

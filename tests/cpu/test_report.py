@@ -9,8 +9,12 @@ import trt_stripped_backend as ts
 from trt_stripped_backend.report import EngineReport, Report, Stats
 from trt_stripped_backend.types import Rejection
 
-HIT = EngineReport("engine_0", 4, {"aten.relu": 1, "aten.linear": 3}, "ab" * 32, "hit", 0.1, 2.5, 3_000_000, 6, 5_000_000)
-MISS = EngineReport("engine_1", 2, {"aten.add.Tensor": 2}, "cd" * 32, "miss", differs=("options.workspace_size", "tf32"))
+HIT = EngineReport(
+    "engine_0", 4, {"aten.relu": 1, "aten.linear": 3}, "ab" * 32, "hit", 0.1, 2.5, 3_000_000, 6, 5_000_000
+)
+MISS = EngineReport(
+    "engine_1", 2, {"aten.add.Tensor": 2}, "cd" * 32, "miss", differs=("options.workspace_size", "tf32")
+)
 BUILT = EngineReport("engine_2", 3, {"aten.mul.Tensor": 3}, "ef" * 32, "built", seconds=1.25)
 FAILED = EngineReport("engine_3", 8, {"aten.bmm": 8}, "01" * 32, "failed")
 REJECTIONS = [

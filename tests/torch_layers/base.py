@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trt_stripped_backend.ops.net import BOOL, FLOAT, INT, from_trt, to_trt
+from trt_stripped_backend.ops.network import BOOL, FLOAT, INT, from_trt, to_trt
 
 NUMERIC = FLOAT | INT
 ANY = NUMERIC | BOOL

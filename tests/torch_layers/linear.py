@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trt_stripped_backend.ops.net import FLOAT
+from trt_stripped_backend.ops.network import FLOAT
 
 from .base import NUMERIC, Layer, broadcastable, dims_of, expect, require, same
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from trt_stripped_backend.ops.net import FLOAT, INT, from_trt
+from trt_stripped_backend.ops.network import FLOAT, INT, from_trt
 
 from .base import NUMERIC, Layer, Refused, dims_of, expect, ints, permutation, require, same
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from trt_stripped_backend.ops.net import BOOL, FLOAT, INT, from_trt
+from trt_stripped_backend.ops.network import BOOL, FLOAT, INT, from_trt
 
 from .base import ANY, NUMERIC, Layer, broadcastable, expect, ints, require, same
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from trt_stripped_backend.ops.net import FLOAT, INT
+from trt_stripped_backend.ops.network import FLOAT, INT
 
 from .base import Layer, expect, ints, require
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from trt_stripped_backend.ops.net import FLOAT
+from trt_stripped_backend.ops.network import FLOAT
 
 from .base import Layer, expect, ints, read_weights, require
 

@@ -173,7 +173,7 @@ def _integer_power(net: Net, base: ITensor, exponent: int) -> ITensor:
 
 
 def _constant_power(net: Net, base: ITensor, exponent: float) -> ITensor:
-    """:func:`_power` to a known exponent: what is odd or whole is decided here, because RTX builds no constant bools."""
+    """:func:`_power` to a known exponent: odd or whole is decided here, because RTX builds no constant bools."""
     power = net.pow(net.unary(trt.UnaryOperation.ABS, base), exponent)
     if exponent == math.floor(exponent):
         odd = math.isfinite(exponent) and exponent % 2 == 1

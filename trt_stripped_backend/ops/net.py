@@ -1,4 +1,4 @@
-"""The only wrapper of ``INetworkDefinition``: constants, slots, casts, broadcasting, shapes, layer names.
+"""What converters are written in: inputs and slots, casts, promotion, broadcasting, arithmetic.
 
 Promotion and broadcasting live here and nowhere else. A converter takes ``ITensor`` values and Python scalars, and
 returns ``ITensor`` values; strongly typed networks mean that every cast is explicit.
@@ -6,108 +6,27 @@ returns ``ITensor`` values; strongly typed networks mean that every cast is expl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..errors import Unsupported
-from ..flavour import Flavour, messages, trt
+from ..flavour import messages, trt
 from ..types import Slot, TensorSpec
+from .network import BOOL, DTYPES, FLOAT, INT, ITensor, Scalar, Value, to_trt
+from .shapes import Shapes
 
-ITensor = Any
-Scalar = bool | int | float
-Value = Any  # ITensor | Scalar
-
-FLOAT = frozenset({torch.float32, torch.float16, torch.bfloat16})
-INT = frozenset({torch.int32, torch.int64})
-BOOL = frozenset({torch.bool})
-#: What an engine's tensors may hold; float64 and complex stay in PyTorch.
-DTYPES = FLOAT | INT | BOOL
-
-
-def to_trt(dtype: torch.dtype) -> Any:
-    """The ``trt.DataType`` of a torch dtype.
-
-    Raises:
-        Unsupported: TensorRT has no such type.
-    """
-    table = {
-        torch.float32: trt.DataType.FLOAT,
-        torch.float16: trt.DataType.HALF,
-        torch.bfloat16: trt.DataType.BF16,
-        torch.int32: trt.DataType.INT32,
-        torch.int64: trt.DataType.INT64,
-        torch.bool: trt.DataType.BOOL,
-        torch.uint8: trt.DataType.UINT8,
-        torch.int8: trt.DataType.INT8,
-    }
-    if dtype not in table:
-        raise Unsupported(f"TensorRT has no type for {dtype}")
-    return table[dtype]
-
-
-def from_trt(dtype: Any) -> torch.dtype:
-    table = {
-        trt.DataType.FLOAT: torch.float32,
-        trt.DataType.HALF: torch.float16,
-        trt.DataType.BF16: torch.bfloat16,
-        trt.DataType.INT32: torch.int32,
-        trt.DataType.INT64: torch.int64,
-        trt.DataType.BOOL: torch.bool,
-        trt.DataType.UINT8: torch.uint8,
-        trt.DataType.INT8: torch.int8,
-    }
-    return table[dtype]
-
+__all__ = ["BOOL", "DTYPES", "EXACT_TERMS", "FLOAT", "INT", "ITensor", "Net", "Scalar", "Value"]
 
 #: Longest sum that is left to a tensor core where its rounding matters.
 EXACT_TERMS = 256
 
 
-class Net:
-    """A network under construction.
+class Net(Shapes):
+    """The only wrapper of ``INetworkDefinition`` that converters see."""
 
-    Args:
-        network: an empty ``trt.INetworkDefinition``.
-        flavour: the library in use.
-        bound: True makes every slot an engine input; False makes it a constant.
-        values: host tensors for slots that are built in by value (``identical``, ``immutable``); a slot without a
-            value becomes a placeholder: a null pointer where the flavour takes one, else zeros.
-        mark: marks each slot as individually refittable.
-        name_literals: names constants too, where plain REFIT strips them.
-        tf32: float32 products may round to TF32.
-
-    Attributes:
-        node: label of the FX node being converted, used for layer names.
-        out: that node's fake output (a tensor or tuple), the authority on output dtypes and shapes.
-        literals: constants by name, kept when the engine cannot keep them (plain REFIT strips these too).
-    """
-
-    def __init__(
-        self,
-        network: Any,
-        flavour: Flavour,
-        *,
-        bound: bool,
-        values: dict[str, torch.Tensor] | None = None,
-        mark: bool = False,
-        name_literals: bool = False,
-        tf32: bool = True,
-    ) -> None:
-        self.network, self.flavour = network, flavour
-        self.bound, self.mark, self.name_literals = bound, mark, name_literals
-        self.exact_float32 = flavour.is_rtx and not tf32
-        self.values = values or {}
-        self.node = ""
-        self.out: Any = None
-        self.literals: dict[str, torch.Tensor] = {}
-        self._alive: list[torch.Tensor] = []  # weights are referenced, not copied, until the build ends
-        self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], ITensor] = {}
-        self._layers = 0
-
-    # ---------------------------------------------------------------- inputs, slots, outputs, constants
+    # ---------------------------------------------------------------- inputs, slots, outputs
 
     def input(self, name: str, spec: TensorSpec) -> ITensor:
         """An engine input in memory order, permuted to the order that PyTorch sees."""
@@ -148,72 +67,15 @@ class Net:
         tensor.name = name
         self.network.mark_output(tensor)
 
-    def constant(self, value: torch.Tensor | Scalar | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
-        """A literal: part of the engine and of the key. A Python scalar gives a 0-d tensor."""
-        tensor = torch.as_tensor(value, dtype=dtype).detach().cpu().contiguous()
-        raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-        known = (tensor.dtype, tuple(tensor.shape), raw)
-        if known not in self._constants:
-            layer = self.network.add_constant(tuple(tensor.shape), self._weights(tensor, tensor.dtype))
-            made = self._take(layer, f"literal{len(self._constants)}")
-            if self.name_literals:
-                name = f"literal{len(self._constants)}"
-                self._name_weights(layer, name)
-                self.literals[name] = tensor
-            self._constants[known] = made
-        return self._constants[known]
-
-    def _weights(self, tensor: torch.Tensor, dtype: torch.dtype) -> Any:
-        self._alive.append(tensor)
-        return trt.Weights(to_trt(dtype), tensor.data_ptr() if tensor.numel() else 0, tensor.numel())
-
-    def _name_weights(self, layer: Any, name: str) -> None:
-        # The layer's own descriptor: a Weights object made here is "not used in the network".
-        if not self.network.set_weights_name(layer.weights, name):
-            raise Unsupported(f"TensorRT refused the weight name {name}: {messages.text()}")
-
     def _logical(self, tensor: ITensor, spec: TensorSpec) -> ITensor:
         return self.permute(tensor, [spec.order.index(d) for d in range(len(spec.order))])
 
-    # ---------------------------------------------------------------- layers
-
-    def take(self, layer: Any, index: int = 0) -> ITensor:
-        """Names a layer after the node being converted and returns one of its outputs.
-
-        Raises:
-            Unsupported: the ``add_…`` call returned None; carries TensorRT's message.
-        """
-        if layer is None:
-            raise Unsupported(f"TensorRT refused a layer of {self.node}: {messages.text()}")
-        self._layers += 1
-        return self._take(layer, f"{self.node}.{self._layers}", index)
-
-    @staticmethod
-    def _take(layer: Any, name: str, index: int = 0) -> ITensor:
-        layer.name = name
-        return layer.get_output(index)
-
     # ---------------------------------------------------------------- dtypes
-
-    @staticmethod
-    def is_tensor(value: Value) -> bool:
-        return value is not None and not isinstance(value, (bool, int, float))
-
-    @staticmethod
-    def dtype(value: Value) -> torch.dtype:
-        """Element type of a tensor; of a scalar, the type that PyTorch gives it alone."""
-        if isinstance(value, bool):
-            return torch.bool
-        if isinstance(value, int):
-            return torch.int64
-        if isinstance(value, float):
-            return torch.get_default_dtype()
-        return from_trt(value.dtype)
 
     def result_type(self, *values: Value) -> torch.dtype:
         """PyTorch's promotion of tensors (by rank), 0-d tensors and scalars (``torch.result_type``)."""
 
-        def stand_in(value: Value) -> torch.Tensor | Scalar:
+        def stand_in(value: Value) -> Any:
             if not self.is_tensor(value):
                 return value
             return torch.empty((0,) if len(value.shape) else (), dtype=self.dtype(value), device="meta")
@@ -234,7 +96,9 @@ class Net:
             return value
         if dtype == torch.bool:
             zero = self.constant(torch.zeros([1] * len(value.shape), dtype=self.dtype(value)))
-            return self.logical_not(self.take(self.network.add_elementwise(value, zero, trt.ElementWiseOperation.EQUAL)))
+            return self.logical_not(
+                self.take(self.network.add_elementwise(value, zero, trt.ElementWiseOperation.EQUAL))
+            )
         return self.take(self.network.add_cast(value, to_trt(dtype)))
 
     def wide(self, value: ITensor) -> ITensor:
@@ -247,7 +111,9 @@ class Net:
     def broadcast(self, *values: ITensor) -> list[ITensor]:
         """Equal ranks, by leading dimensions of size 1: the rest of broadcasting is TensorRT's own."""
         rank = max(len(v.shape) for v in values)
-        return [v if len(v.shape) == rank else self.reshape(v, [1] * (rank - len(v.shape)) + list(v.shape)) for v in values]
+        return [
+            v if len(v.shape) == rank else self.reshape(v, [1] * (rank - len(v.shape)) + list(v.shape)) for v in values
+        ]
 
     def binary(self, kind: Any, a: Value, b: Value, dtype: torch.dtype | None = None) -> ITensor:
         """An elementwise layer on operands cast to ``dtype`` (default: their promoted type) and broadcast."""
@@ -336,12 +202,12 @@ class Net:
     def product(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
         """:meth:`matmul` summed in float32, as PyTorch sums it. A float16 product comes back as float32.
 
-        TensorRT sums float16 products in float16 (seen on RTX 1.6.1: relative error 1e-3 at 768 terms, 2e-3 at 3072, five
-        to ten times PyTorch's), unless more float32 arithmetic follows: then it keeps the sum in float32 (2.1e-4, as
-        PyTorch's). Casting the operands instead does the same in most networks and miscompiles some.
+        TensorRT sums float16 products in float16 (seen on RTX 1.6.1: relative error 1e-3 at 768 terms, 2e-3 at 3072,
+        five to ten times PyTorch's), unless more float32 arithmetic follows: then it keeps the sum in float32 (2.1e-4,
+        as PyTorch's). Casting the operands instead does the same in most networks and miscompiles some.
 
-        Float32 without TF32 is emulated by RTX on tensor cores, whose sums lose bits with each step: 5.6e-6 at 768 terms.
-        Shorter sums added up are closer.
+        Float32 without TF32 is emulated by RTX on tensor cores, whose sums lose bits with each step: 5.6e-6 at 768
+        terms. Shorter sums added up are closer.
         """
         dtype, terms = self.dtype(a), a.shape[-1]
         if dtype == torch.float32 and self.exact_float32:
@@ -378,87 +244,6 @@ class Net:
         if layer is not None:
             layer.axes = 1 << (dim % len(x.shape))
         return self.take(layer)
-
-    # ---------------------------------------------------------------- shapes
-
-    def reshape(self, x: ITensor, shape: Sequence[int]) -> ITensor:
-        """``x`` with another shape of as many elements; one entry may be -1."""
-        shape = [int(s) for s in shape]
-        if -1 in shape:
-            rest = math.prod(s for s in shape if s != -1)
-            shape[shape.index(-1)] = math.prod(x.shape) // rest if rest else 0
-        if tuple(shape) == tuple(x.shape):
-            return x
-        layer = self.network.add_shuffle(x)
-        layer.zero_is_placeholder = False
-        layer.reshape_dims = tuple(shape)
-        return self.take(layer)
-
-    def permute(self, x: ITensor, dims: Sequence[int]) -> ITensor:
-        dims = [d % len(x.shape) for d in dims]
-        if dims == list(range(len(dims))):
-            return x
-        layer = self.network.add_shuffle(x)
-        layer.first_transpose = trt.Permutation(dims)
-        return self.take(layer)
-
-    def transpose(self, x: ITensor, dim0: int, dim1: int) -> ITensor:
-        dims = list(range(len(x.shape)))
-        dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
-        return self.permute(x, dims)
-
-    def unsqueeze(self, x: ITensor, dim: int) -> ITensor:
-        shape = list(x.shape)
-        shape.insert(dim % (len(shape) + 1), 1)
-        return self.reshape(x, shape)
-
-    def squeeze(self, x: ITensor, dim: int) -> ITensor:
-        shape = list(x.shape)
-        del shape[dim % len(shape)]
-        return self.reshape(x, shape)
-
-    def expand(self, x: ITensor, shape: Sequence[int]) -> ITensor:
-        """Broadcasts to ``shape``; -1 keeps a size."""
-        lead = len(shape) - len(x.shape)
-        x = self.reshape(x, [1] * lead + list(x.shape))
-        sizes = [x.shape[i] if s == -1 else int(s) for i, s in enumerate(shape)]
-        if sizes == list(x.shape):
-            return x
-        strides = [0 if x.shape[i] == 1 and s != 1 else 1 for i, s in enumerate(sizes)]
-        return self.slice(x, [0] * len(sizes), sizes, strides)
-
-    def slice(
-        self, x: ITensor, start: Sequence[int], shape: Sequence[int], stride: Sequence[int], mode: Any = None, fill: Any = None
-    ) -> ITensor:
-        """The elements ``start + i * stride`` for i below ``shape``. ``mode`` and ``fill`` say what lies outside."""
-        layer = self.network.add_slice(x, tuple(start), tuple(shape), tuple(stride))
-        if layer is not None and mode is not None:
-            layer.mode = mode
-            if fill is not None:
-                layer.set_input(4, fill)
-        return self.take(layer)
-
-    def narrow(self, x: ITensor, dim: int, start: int, length: int, step: int = 1) -> ITensor:
-        """``x[..., start : start + length * step : step, ...]`` along ``dim``."""
-        dim %= len(x.shape)
-        shape = list(x.shape)
-        if start == 0 and step == 1 and length == shape[dim]:
-            return x
-        starts, steps = [0] * len(shape), [1] * len(shape)
-        starts[dim], steps[dim], shape[dim] = start, step, length
-        return self.slice(x, starts, shape, steps)
-
-    def cat(self, values: Sequence[ITensor], dim: int) -> ITensor:
-        if len(values) == 1:
-            return values[0]
-        layer = self.network.add_concatenation(list(values))
-        if layer is not None:
-            layer.axis = dim % len(values[0].shape)
-        return self.take(layer)
-
-    def gather(self, x: ITensor, indices: ITensor, dim: int) -> ITensor:
-        """``x.index_select`` along ``dim`` with indices of any rank (≥ 0, already wrapped)."""
-        return self.take(self.network.add_gather(x, indices, dim % len(x.shape)))
 
     def wrap_index(self, indices: ITensor, size: int) -> ITensor:
         """Negative indices counted from the end, as PyTorch's indexing does and TensorRT's gather does not."""

@@ -112,7 +112,7 @@ def var_mean(
 
 
 def _extreme(net: Net, kind: Any, x: ITensor, dims: Sequence[int], keepdim: bool) -> ITensor:
-    """Exact in every type; bool, which TensorRT does not reduce, as int32. NaN if there is one, which TensorRT drops."""
+    """Exact in every type; bool, which TensorRT does not reduce, as int32. A NaN, which TensorRT drops, wins."""
     if net.dtype(x) in BOOL:
         return net.cast(net.reduce(kind, net.cast(x, torch.int32), dims, keepdim), torch.bool)
     extreme = net.reduce(kind, x, dims, keepdim)

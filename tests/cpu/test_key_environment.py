@@ -1,0 +1,106 @@
+"""Everything around the graph that decides a plan is in its key: versions, device, options, sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from trt_stripped_backend import key
+from trt_stripped_backend.errors import Unsupported
+from trt_stripped_backend.key import canonical, environment, make_key
+from trt_stripped_backend.options import Options
+from trt_stripped_backend.types import Json, Partition
+
+
+def env(**changes: Any) -> str:
+    given = {
+        "flavour": ("tensorrt", "10.13.3"),
+        "device": ["NVIDIA H200", 9, 0],
+        "mode": "general",
+        "options": Options.of({}).in_key(),
+        "tf32": False,
+        **changes,
+    }
+    return make_key({"graph": [], **environment(**given)}).digest  # type: ignore[arg-type]
+
+
+def test_every_part_of_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [
+        env(),
+        env(flavour=("tensorrt_rtx", "10.13.3")),
+        env(flavour=("tensorrt", "10.13.4")),
+        env(device=["NVIDIA H100", 9, 0]),
+        env(device=["NVIDIA H200", 9, 1]),
+        env(device="portable"),
+        env(mode="bound"),
+        env(tf32=True),
+    ]
+    monkeypatch.setattr(key, "host", lambda: ["win32", "AMD64"])
+    keys.append(env())
+    monkeypatch.setattr(key, "source_digest", lambda: "0" * 64)
+    keys.append(env())
+    monkeypatch.setattr(key, "FORMAT", key.FORMAT + 1)
+    keys.append(env())
+    assert len(set(keys)) == len(keys)
+
+
+OTHERS: dict[str, Any] = {
+    "refit_mode": "general", "flavour": "tensorrt_rtx", "min_block_size": 2, "torch_executed_ops": ["aten.relu"],
+    "allow_ops": ["aten.cumsum"], "require_full": True, "verify": True, "workspace_size": 1 << 20,
+    "optimization_level": 1, "max_aux_streams": 0, "hardware_compatible": True, "version_compatible": True,
+    "cache": False, "cache_dir": "/elsewhere", "cache_size": 5, "lock_timeout": 1, "cache_errors": "raise",
+    "max_weight_sets": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", dataclasses.fields(Options), ids=lambda option: option.name)
+def test_options(option: dataclasses.Field[Any]) -> None:
+    default, other = Options.of({"cache_dir": "/here"}), Options.of({option.name: OTHERS[option.name]})
+    assert getattr(default, option.name) != getattr(other, option.name)
+    decides = option.metadata["key"] == "yes" and option.name != "refit_mode"  # the mode that it became is a part
+    assert (env(options=default.in_key()) != env(options=other.in_key())) is decides
+
+
+def test_source_of_the_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(key.__file__).parent
+    shutil.copytree(package, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(key, "__file__", str(tmp_path / "copy" / "key.py"))
+    digest = key.source_digest.__wrapped__
+    seen = {digest()}
+    assert seen == {key.source_digest()}
+    for name in ("ops/conv.py", "ops/net.py", "build.py"):
+        file = tmp_path / "copy" / name
+        file.write_bytes(file.read_bytes() + b"\n")
+        seen.add(digest())
+    (tmp_path / "copy" / "ops" / "another.py").write_text("")
+    seen.add(digest())
+    assert len(seen) == 5
+    (tmp_path / "copy" / "backend.py").write_text("")
+    assert digest() in seen
+
+
+def test_parts_do_not_run_into_each_other() -> None:
+    parts: list[dict[str, Json]] = [{"a": "bc"}, {"ab": "c"}, {"a": ["b", "c"]}, {"a": {"b": "c"}}]
+    parts += [{"a": "b", "c": None}]
+    parts += [{"a": one} for one in (1, True, "1", 1.5, None, [1], [[1]])]
+    assert len({make_key(part).digest for part in parts}) == len(parts)
+    assert make_key({"a": 1, "b": 2}).digest == make_key({"b": 2, "a": 1}).digest
+    with pytest.raises(ValueError, match="JSON"):
+        make_key({"a": float("nan")})
+
+
+def test_unknown_arguments_are_refused() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["val"] = torch.empty(4)
+    node = graph.call_function(torch.ops.aten.mul.Scalar, (x, 1j))
+    node.meta["val"] = torch.empty(4)
+    graph.output((node,))
+    with pytest.raises(Unsupported, match="complex"):
+        canonical(Partition("engine_0", fx.GraphModule({}, graph), frozenset(), 1))

@@ -1,0 +1,157 @@
+"""The network under construction: constants and layers of ``INetworkDefinition``, named, and TensorRT's dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..errors import Unsupported
+from ..flavour import Flavour, messages, trt
+
+ITensor = Any
+Scalar = bool | int | float
+Value = Any  # ITensor | Scalar
+
+FLOAT = frozenset({torch.float32, torch.float16, torch.bfloat16})
+INT = frozenset({torch.int32, torch.int64})
+BOOL = frozenset({torch.bool})
+#: What an engine's tensors may hold; float64 and complex stay in PyTorch.
+DTYPES = FLOAT | INT | BOOL
+
+
+def to_trt(dtype: torch.dtype) -> Any:
+    """The ``trt.DataType`` of a torch dtype.
+
+    Raises:
+        Unsupported: TensorRT has no such type.
+    """
+    table = {
+        torch.float32: trt.DataType.FLOAT,
+        torch.float16: trt.DataType.HALF,
+        torch.bfloat16: trt.DataType.BF16,
+        torch.int32: trt.DataType.INT32,
+        torch.int64: trt.DataType.INT64,
+        torch.bool: trt.DataType.BOOL,
+        torch.uint8: trt.DataType.UINT8,
+        torch.int8: trt.DataType.INT8,
+    }
+    if dtype not in table:
+        raise Unsupported(f"TensorRT has no type for {dtype}")
+    return table[dtype]
+
+
+def from_trt(dtype: Any) -> torch.dtype:
+    table = {
+        trt.DataType.FLOAT: torch.float32,
+        trt.DataType.HALF: torch.float16,
+        trt.DataType.BF16: torch.bfloat16,
+        trt.DataType.INT32: torch.int32,
+        trt.DataType.INT64: torch.int64,
+        trt.DataType.BOOL: torch.bool,
+        trt.DataType.UINT8: torch.uint8,
+        trt.DataType.INT8: torch.int8,
+    }
+    return table[dtype]
+
+
+#: Longest sum that is left to a tensor core where its rounding matters.
+EXACT_TERMS = 256
+
+
+class Network:
+    """A network under construction.
+
+    Args:
+        network: an empty ``trt.INetworkDefinition``.
+        flavour: the library in use.
+        bound: True makes every slot an engine input; False makes it a constant.
+        values: host tensors for slots that are built in by value (``identical``, ``immutable``); a slot without a
+            value becomes a placeholder: a null pointer where the flavour takes one, else zeros.
+        mark: marks each slot as individually refittable.
+        name_literals: names constants too, where plain REFIT strips them.
+        tf32: float32 products may round to TF32.
+
+    Attributes:
+        node: label of the FX node being converted, used for layer names.
+        out: that node's fake output (a tensor or tuple), the authority on output dtypes and shapes.
+        literals: constants by name, kept when the engine cannot keep them (plain REFIT strips these too).
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        flavour: Flavour,
+        *,
+        bound: bool,
+        values: dict[str, torch.Tensor] | None = None,
+        mark: bool = False,
+        name_literals: bool = False,
+        tf32: bool = True,
+    ) -> None:
+        self.network, self.flavour = network, flavour
+        self.bound, self.mark, self.name_literals = bound, mark, name_literals
+        self.exact_float32 = flavour.is_rtx and not tf32
+        self.values = values or {}
+        self.node = ""
+        self.out: Any = None
+        self.literals: dict[str, torch.Tensor] = {}
+        self._alive: list[torch.Tensor] = []  # weights are referenced, not copied, until the build ends
+        self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], ITensor] = {}
+        self._layers = 0
+
+    def constant(self, value: torch.Tensor | Scalar | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
+        """A literal: part of the engine and of the key. A Python scalar gives a 0-d tensor."""
+        tensor = torch.as_tensor(value, dtype=dtype).detach().cpu().contiguous()
+        raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        known = (tensor.dtype, tuple(tensor.shape), raw)
+        if known not in self._constants:
+            layer = self.network.add_constant(tuple(tensor.shape), self._weights(tensor, tensor.dtype))
+            made = self._take(layer, f"literal{len(self._constants)}")
+            if self.name_literals:
+                name = f"literal{len(self._constants)}"
+                self._name_weights(layer, name)
+                self.literals[name] = tensor
+            self._constants[known] = made
+        return self._constants[known]
+
+    def _weights(self, tensor: torch.Tensor, dtype: torch.dtype) -> Any:
+        self._alive.append(tensor)
+        return trt.Weights(to_trt(dtype), tensor.data_ptr() if tensor.numel() else 0, tensor.numel())
+
+    def _name_weights(self, layer: Any, name: str) -> None:
+        # The layer's own descriptor: a Weights object made here is "not used in the network".
+        if not self.network.set_weights_name(layer.weights, name):
+            raise Unsupported(f"TensorRT refused the weight name {name}: {messages.text()}")
+
+    def take(self, layer: Any, index: int = 0) -> ITensor:
+        """Names a layer after the node being converted and returns one of its outputs.
+
+        Raises:
+            Unsupported: the ``add_…`` call returned None; carries TensorRT's message.
+        """
+        if layer is None:
+            raise Unsupported(f"TensorRT refused a layer of {self.node}: {messages.text()}")
+        self._layers += 1
+        return self._take(layer, f"{self.node}.{self._layers}", index)
+
+    @staticmethod
+    def _take(layer: Any, name: str, index: int = 0) -> ITensor:
+        layer.name = name
+        return layer.get_output(index)
+
+    @staticmethod
+    def is_tensor(value: Value) -> bool:
+        return value is not None and not isinstance(value, (bool, int, float))
+
+    @staticmethod
+    def dtype(value: Value) -> torch.dtype:
+        """Element type of a tensor; of a scalar, the type that PyTorch gives it alone."""
+        if isinstance(value, bool):
+            return torch.bool
+        if isinstance(value, int):
+            return torch.int64
+        if isinstance(value, float):
+            return torch.get_default_dtype()
+        return from_trt(value.dtype)
