@@ -6,6 +6,7 @@ TORCH ?= 2.13.0
 RTX ?= 1.7.1.116
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= auto
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -17,7 +18,7 @@ demo: $(READY)            ## train, compile, retrain: examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
 
 test: $(READY)            ## all tests that need no GPU
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-gpu: $(READY)        ## all tests that need one
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from trt_stripped_backend import lowering, weights
 from trt_stripped_backend.key import canonical, digest
 from trt_stripped_backend.live import Bundle, LiveWeights
 from trt_stripped_backend.ops.library import lookup
+from trt_stripped_backend.ops.registry import Op
 from trt_stripped_backend.options import Options
 from trt_stripped_backend.partition import Lookup, Partitioned, partition
 from trt_stripped_backend.types import Json, Partition, Slot, TensorSpec
 from trt_stripped_backend.watch import Alias
 
 Call = Callable[["Staged", list[Any]], Any]
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass
@@ -207,6 +210,11 @@ def cut_up(lowered: lowering.Lowered, find: Lookup = lookup, **options: Any) -> 
     return Staged(lowered, split, cut)
 
 
+def trace(fn: Callable[..., Any], sources: int, *args: torch.Tensor, find: Lookup = lookup, **options: Any) -> Staged:
+    """As :func:`stage`, of a function whose first ``sources`` arguments are parameters; not lowered, so fast."""
+    return cut_up(as_lowered(make_fx(fn, tracing_mode="fake")(*args), sources), find, **options)
+
+
 def as_lowered(module: fx.GraphModule, sources: int) -> lowering.Lowered:
     """A traced graph whose first ``sources`` arguments are parameters."""
     return lowering.Lowered(module, tuple(range(sources)), {i: f"p{i}" for i in range(sources)})
@@ -225,6 +233,20 @@ def targets(graph: fx.Graph | fx.GraphModule) -> list[str]:
     """What a graph calls, such as ``aten.relu.default``, in order."""
     graph = graph.graph if isinstance(graph, fx.GraphModule) else graph
     return [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+
+def without(*names: str) -> Lookup:
+    """A lookup that does not know some operators."""
+
+    def find(target: Any) -> Op | None:
+        return None if str(target).split(".")[1] in names else lookup(target)
+
+    return find
+
+
+def engines(staged: Staged) -> list[list[str]]:
+    """What each engine computes, in order."""
+    return [[t.split(".")[1] for t in targets(piece.module) if "getitem" not in t] for piece in staged.cut.partitions]
 
 
 def graph_digest(staged: Staged) -> Json:
@@ -249,7 +271,7 @@ def aligned(value: torch.Tensor, alignment: int = 256, offset: int = 0) -> torch
     return flat[skip : skip + value.numel()].view(value.shape).copy_(value)
 
 
-def perturb(module: nn.Module, seed: int = 0) -> nn.Module:
+def perturb(module: M, seed: int = 0) -> M:
     """Makes every parameter and float buffer matter: no zero bias, no unit scale. Returns the module, in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -114,7 +114,7 @@ def _pointwise() -> Iterator[Row]:
         (T((5,), LONG, "int:0:9"),),
     )
     dtypes = {"f32": torch.float32, "f16": HALF, "bf16": BF16, "i32": INT, "i64": LONG, "bool": BOOL}
-    from trt_stripped_backend.ops.net import to_trt
+    from trt_stripped_backend.ops.network import to_trt
 
     for a, first in dtypes.items():
         for b, second in dtypes.items():

@@ -97,8 +97,10 @@ def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
 
 def _callable(compilation: Compilation, lowered: lowering.Lowered) -> Callable[..., Any]:
     """The callable over a lowered graph: its engines, and what stays in PyTorch."""
-    planned, device = compilation.plan(lowered), compilation.device
-    assert device is not None
+    planned = compilation.plan(lowered)
+    device = compilation.device = planned.cut.device or compilation.device
+    if device is None or device.type != "cuda":  # every CUDA tensor turned out to be unused
+        return lowering.boxed(lowered.module)
     slots = [piece.signature.slots for piece in planned.pieces]
     copies = compilation.mode != "bound"
     live = LiveWeights(planned.split, slots, copies=copies, names=lowered.names, device=device)

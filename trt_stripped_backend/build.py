@@ -20,11 +20,12 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from .errors import BuildFailed, Unsupported
 from .flavour import Flavour, logger, messages, trt
+from .key import digest
 from .ops.net import Net
 from .ops.registry import bind, is_getitem, registry
 from .options import Options
 from .precision import applied
-from .types import Entry, Json, Key, Partition, Signature, dtype_name
+from .types import BlobStore, Entry, Json, Key, Partition, Signature, dtype_name
 
 #: TensorRT-RTX keeps state between refittable builds of one process; one build at a time is also what memory allows.
 _build_lock = threading.Lock()
@@ -40,6 +41,7 @@ def build(
     options: Options,
     tf32: bool,
     values: Mapping[str, torch.Tensor] | None = None,
+    timings: Timings | None = None,
 ) -> Entry:
     """Builds the engine of a partition.
 
@@ -52,6 +54,7 @@ def build(
         options: builder settings.
         tf32: whether float32 matrix products may round to TF32.
         values: weights by slot name, in the layout of their slots; for ``identical`` and ``immutable`` alone.
+        timings: where tensorrt keeps what it measured of its kernels, so that a later build measures less.
 
     Raises:
         BuildFailed: TensorRT refused the network; the message carries TensorRT's own.
@@ -70,9 +73,14 @@ def build(
             )  # fmt: skip
             convert(partition, signature, net)
             config = _config(builder, flavour, mode, options, tf32)
+            if timings is not None:
+                timings.lend(config)
             serialized = builder.build_serialized_network(network, config)
+            if timings is not None and serialized is not None:
+                timings.keep(config)
     except (Unsupported, TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
-        raise BuildFailed(f"{partition.name}: {error}") from error
+        said = f" (TensorRT: {messages.text()})" if messages.errors else ""
+        raise BuildFailed(f"{partition.name}: {error}{said}") from error
     if serialized is None:
         raise BuildFailed(f"{partition.name}: TensorRT built no engine: {messages.text()}")
     plan = bytes(memoryview(serialized))
@@ -88,6 +96,7 @@ def build(
         "layers": network.num_layers,
         "build_seconds": time.perf_counter() - start,
         "parts": key.parts,
+        "digests": {name: digest(part) for name, part in key.parts.items()},
     }
     return Entry(key.digest, header, plan)
 
@@ -97,6 +106,29 @@ def _host(signature: Signature, values: Mapping[str, torch.Tensor] | None) -> di
     if values is None:
         return None
     return {s.name: values[s.name].permute(s.spec.order).contiguous().cpu() for _, s in signature.slots}
+
+
+class Timings:
+    """TensorRT's timing cache, kept beside the plans. For one version and one GPU: ``name`` says which.
+
+    Losing it costs time only. What another process added in the meantime is overwritten, which is no worse.
+    """
+
+    def __init__(self, store: BlobStore, name: str) -> None:
+        self.store, self.name = store, name
+
+    def lend(self, config: Any) -> None:
+        """Gives a builder config what is known; a cache that TensorRT does not take is replaced by an empty one."""
+        data = self.store.get_blob("timing", self.name) or b""
+        known = config.create_timing_cache(data)
+        if known is None or not config.set_timing_cache(known, False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def keep(self, config: Any) -> None:
+        """Stores what the build added."""
+        measured = config.get_timing_cache()
+        if measured is not None:
+            self.store.put_blob("timing", self.name, bytes(memoryview(measured.serialize())))
 
 
 def convert(partition: Partition, signature: Signature, net: Net) -> None:

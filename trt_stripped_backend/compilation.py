@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from . import refit, weights
-from .build import build
+from .build import Timings, build
 from .cache import EngineCache
 from .errors import BuildFailed, OptionError
 from .fingerprint import fingerprint
 from .flavour import Flavour
-from .key import canonical, environment, make_key
+from .key import canonical, digest, environment, make_key
 from .lowering import Lowered
 from .ops.library import lookup
 from .ops.registry import is_getitem
@@ -152,7 +152,7 @@ class Compilation:
             return found, "hit" if found is not None else "miss"
         make = functools.partial(
             build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=self.options,
-            tf32=self.tf32, values=values,
+            tf32=self.tf32, values=values, timings=self._timings(),
         )  # fmt: skip
         if self.cache is None:
             return make(), "built"
@@ -162,6 +162,12 @@ class Compilation:
             entry = make()
             self.cache.put(key, entry)
             return entry, "built"
+
+    def _timings(self) -> Timings | None:
+        if self.cache is None or self.flavour.is_rtx:  # RTX measures nothing when it builds
+            return None
+        target = "-".join(map(str, self._target()))
+        return Timings(self.cache, f"{self.flavour.name}-{self.flavour.version}-{target}")
 
     def _target(self) -> Json:
         """What a plan is for. RTX plans run on every GPU since Ampere, so no GPU is named and a build needs none."""
@@ -189,7 +195,7 @@ class Compilation:
         counts |= {"misses": 1, "build_seconds": built} if status in ("built", "miss") else {}
         stats.add(**counts)
         log.info("%s: %s in %.2f s, %d operators, key %s", part.name, status, seconds, part.nodes, key.digest[:12])
-        log.debug("key %s: %s", key.digest[:12], {name: _short(value) for name, value in key.parts.items()})
+        log.debug("key %s: %s", key.digest[:12], {name: digest(value)[:12] for name, value in key.parts.items()})
 
 
 def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
@@ -224,8 +230,3 @@ def _cache(options: Options) -> EngineCache | None:
     if not options.cache:
         return None
     return _open(options.cache_dirs, options.cache_size, options.lock_timeout, options.cache_errors)
-
-
-def _short(value: Json) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -167,6 +167,18 @@ def trace(
         return run(gm, example_inputs)
 
 
+def boxed(module: fx.GraphModule) -> Callable[..., Any]:
+    """A lowered graph in PyTorch, called as a compiler's result is: with one list of arguments, which it empties."""
+
+    def call(args: list[Any]) -> Any:
+        given = tuple(args)
+        args.clear()
+        return module(*given)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
+
+
 def _lowered(gm: fx.GraphModule, dynamo_names: Sequence[str]) -> Lowered:
     context = TracingContext.try_get()
     metadata = context.fw_metadata if context is not None else None

@@ -39,11 +39,13 @@ class Partitioned:
             ``engine_k(weights, *inputs)`` without its weight placeholders.
         partitions: in the order of execution.
         rejections: why the other nodes stay in PyTorch, in graph order.
+        device: where the engines' tensors are; None for a graph without tensor arguments.
     """
 
     module: fx.GraphModule
     partitions: tuple[Partition, ...]
     rejections: tuple[Rejection, ...]
+    device: torch.device | None
 
 
 def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = True) -> Partitioned:
@@ -77,7 +79,7 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
     module, partitions = _Cut(gm, *_share_memory(groups), split.weights).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
-    return Partitioned(module, partitions, rejections)
+    return Partitioned(module, partitions, rejections, device)
 
 
 # ------------------------------------------------------------------------------------------------ reasons

@@ -7,7 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,16 +16,9 @@ from .flavour import messages, trt
 from .live import ALIGNMENT, Bundle, fits, laid_out
 from .precision import applied
 from .refit import Engine, EnginePool
-from .types import Signature
+from .types import BlobStore, Signature
 
 log = logging.getLogger("trt_stripped_backend")
-
-
-class BlobStore(Protocol):
-    """Where kernels that RTX compiled at context creation are kept beside the plans."""
-
-    def get_blob(self, kind: str, name: str) -> bytes | None: ...
-    def put_blob(self, kind: str, name: str, data: bytes) -> Any: ...
 
 
 class Runner:
@@ -154,7 +147,8 @@ class _Context:
 
     def __init__(self, engine: Engine, kernels: bytes | None) -> None:
         messages.clear()
-        self.engine = engine  # must outlive the context
+        # These must outlive the context. Not our Engine, whose end is what ends its contexts.
+        self._owners = engine.engine, engine.runtime
         self.token: object | None = None
         self.fresh = False
         self._stream: torch.cuda.Stream | None = None

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch._dynamo.convert_frame as convert_frame
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from . import lowering
 from .compilation import VALUED, Compilation
-from .errors import OptionError, TRTStrippedError
+from .errors import BuildFailed, OptionError, TRTStrippedError
 from .flavour import load
 from .options import Options
 from .report import Report, stats
@@ -36,7 +39,9 @@ def explain(model: Callable[..., Any], *args: Any, options: Any = None, **kwargs
     Raises:
         OptionError: an unknown option, or a value that it does not take.
     """
-    return _plan(model, args, kwargs, Options.of(options), look_only=True)
+    # What would make a compilation raise is what the report is asked for.
+    chosen = dataclasses.replace(Options.of(options), require_full=False)
+    return _plan(model, args, kwargs, chosen, look_only=True)
 
 
 def prebuild(
@@ -55,6 +60,7 @@ def prebuild(
 
     Raises:
         OptionError: an unknown option, or a value that it does not take.
+        BuildFailed: with ``require_full``, when anything would run in PyTorch; names all of it.
         TRTStrippedError: no TensorRT, or one that cannot build on this machine.
     """
     chosen = Options.of(options)
@@ -81,23 +87,32 @@ def _plan(
 
     def plan(lowered: lowering.Lowered) -> Callable[..., Any]:
         compilation.plan(lowered)
-
-        def call(args: list[Any]) -> Any:
-            return lowered.module(*args)
-
-        call._boxed_call = True  # type: ignore[attr-defined]
-        return call
+        return lowering.boxed(lowered.module)
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     cuda = torch.cuda.is_available()
     target = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     fakes = _Fakes(mode, target)
-    with _forgotten(), mode, torch.no_grad():
-        fake_model = fakes.model(model)
-        fake_args, fake_kwargs = pytree.tree_map_only(torch.Tensor, fakes.tensor, (tuple(args), dict(kwargs)))
-        torch.compile(fake_model, backend=capture, dynamic=False)(*fake_args, **fake_kwargs)
-    stats.add(graphs=compilation.report.graphs)
-    return compilation.report
+    fake_model = fakes.model(model)
+    fake_args, fake_kwargs = pytree.tree_map_only(torch.Tensor, fakes.tensor, (tuple(args), dict(kwargs)))
+    report = compilation.report
+    try:
+        with _forgotten(), mode, torch.no_grad():
+            torch.compile(_anew(fake_model), backend=capture, dynamic=False)(*fake_args, **fake_kwargs)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        why = "depends on data, and so does what the model does after it: run the model to see that part"
+        compilation.reject(Rejection("", str(error.func), "data", why))
+    except BackendCompilerFailed as error:
+        if isinstance(error.inner_exception, TRTStrippedError):
+            raise error.inner_exception from None
+        raise
+    if not report.graphs:
+        why = "Dynamo made no graph of it; TORCH_LOGS=graph_breaks tells why"
+        compilation.reject(Rejection("", "graph", "op", why))
+    if options.require_full and report.rejections:
+        raise BuildFailed("require_full: these would run in PyTorch:\n  " + "\n  ".join(map(str, report.rejections)))
+    stats.add(graphs=report.graphs)
+    return report
 
 
 class _Fakes:
@@ -123,22 +138,45 @@ class _Fakes:
         model = getattr(model, "_orig_mod", model)
         if not isinstance(model, nn.Module):
             return model
-        for module in model.modules():
-            for value in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
-                if isinstance(value, torch.Tensor):
-                    self.tensor(value)
+        self._find(model, set())
         return copy.deepcopy(model, dict(self.memo))
+
+    def _find(self, value: Any, seen: set[int]) -> None:
+        """Makes the fakes of all tensors that a module holds, also of those that it keeps in lists and dicts."""
+        if isinstance(value, torch.Tensor):
+            self.tensor(value)
+        elif isinstance(value, (nn.Module, dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            inner = vars(value) if isinstance(value, nn.Module) else value
+            for one in inner.values() if isinstance(inner, dict) else inner:
+                self._find(one, seen)
+
+
+def _anew(model: Callable[..., Any]) -> Callable[..., Any]:
+    """A call of the model that has code of its own: Dynamo keeps what it compiles by code, up to a limit."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return model(*args, **kwargs)
+
+    return types.FunctionType(call.__code__.replace(), globals(), "call", None, call.__closure__)
 
 
 @contextlib.contextmanager
 def _forgotten() -> Iterator[None]:
-    """Code that Dynamo first sees inside is forgotten afterwards: looking must not fill the user's code cache."""
-    seen = getattr(getattr(convert_frame, "input_codes", None), "seen", None)
-    before = len(seen) if seen is not None else 0
+    """Code for which Dynamo compiles something inside is forgotten afterwards: looking must not use up its limit."""
+    before = dict(_compiled())
     try:
         yield
     finally:
-        for reference in list(seen or ())[before:]:
-            code = reference()
-            if code is not None:
+        for code, count in list(_compiled()):
+            if count != before.get(code, 0):
                 torch._dynamo.reset_code(code)  # type: ignore[attr-defined]
+
+
+def _compiled() -> Iterator[tuple[types.CodeType, int]]:
+    """Each code that Dynamo has seen, and how much it has compiled for it."""
+    entries = getattr(torch._C._dynamo.eval_frame, "_debug_get_cache_entry_list", lambda code: ())
+    for reference in list(getattr(getattr(convert_frame, "input_codes", None), "seen", ())):
+        code = reference()
+        if code is not None:
+            yield code, len(entries(code))

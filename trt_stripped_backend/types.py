@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import fx
@@ -186,3 +186,13 @@ class Entry:
     key: str
     header: dict[str, Json]
     plan: bytes = field(repr=False)
+
+
+class BlobStore(Protocol):
+    """Where TensorRT's own caches are kept beside the plans; to lose one costs time only."""
+
+    def get_blob(self, kind: str, name: str) -> bytes | None:
+        """What was stored, verified, or None."""
+
+    def put_blob(self, kind: str, name: str, data: bytes) -> Any:
+        """Stores bytes under a kind and a name, in place of what was there."""

@@ -53,7 +53,10 @@ def test_entry(mode: str) -> None:
     assert header["mode"] == mode
     assert header["flavour"] == [flavour.load().name, str(flavour.load().version)]
     assert [TensorSpec.from_json(spec).shape for spec in header["inputs"]] == [(3, 6)]
-    assert [[name, TensorSpec.from_json(spec).shape] for name, spec in header["slots"]] == [["w0", (4, 6)], ["w1", (4,)]]
+    assert [[name, TensorSpec.from_json(spec).shape] for name, spec in header["slots"]] == [
+        ["w0", (4, 6)],
+        ["w1", (4,)],
+    ]
     assert [TensorSpec.from_json(spec).shape for spec in header["outputs"]] == [(3, 4)]
     assert header["literals"] == {}
     assert header["nodes"] == 3
@@ -82,13 +85,8 @@ def test_a_plan_does_not_grow_with_its_weights() -> None:
 
 
 def test_values_are_built_in_where_asked() -> None:
-    sizes, plans = {}, []
-    for seed in (0, 1):
-        w, b = torch.full((4, 6), float(seed)), torch.randn(4)
-        entry = plan(staged_mlp(), "immutable", {"w0": w, "w1": b})
-        plans.append(entry.plan)
-        sizes[seed] = len(entry.plan)
-    assert plans[0] != plans[1]
+    weights = [{"w0": torch.full((4, 6), float(seed)), "w1": torch.ones(4)} for seed in (0, 1)]
+    assert len({plan(staged_mlp(), "immutable", values).plan for values in weights}) == 2
 
 
 def test_options_reach_the_builder() -> None:
@@ -187,13 +185,13 @@ def test_missing_outputs_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "gives no output 1 in TensorRT" in failing(monkeypatch, none, _topk)
 
 
-def test_tensorrts_own_message_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mismatched(net: Net, self: Any) -> Any:
-        kind = flavour.trt.MatrixOperation.NONE
-        return net.take(net.network.add_matrix_multiply(self, kind, self, kind))
+def mismatched(net: Net, self: Any) -> Any:
+    kind = flavour.trt.MatrixOperation.NONE
+    return net.take(net.network.add_matrix_multiply(self, kind, self, kind))
 
-    said = failing(monkeypatch, mismatched)
-    assert "IMatrixMultiplyLayer" in said or "dimensions" in said.lower()
+
+def test_tensorrts_own_message_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "last dimension of input0 = 6 and second to last dimension of input1 = 3" in failing(monkeypatch, mismatched)
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError])
@@ -207,14 +205,9 @@ def test_a_converter_that_raises(error: type[Exception], monkeypatch: pytest.Mon
 def test_a_failure_does_not_reach_the_next_build(monkeypatch: pytest.MonkeyPatch) -> None:
     want = plan(staged_mlp(), "general").plan
     with monkeypatch.context() as patch:
-        test_tensorrts_own_message_is_kept(patch)
-        test_another_shape_is_caught(patch)
+        assert "must match" in failing(patch, mismatched)
+        assert "must match" not in failing(patch, lambda net, self: net.reshape(self, [7, 7]))
     assert plan(staged_mlp(), "general").plan == want
-    assert "IMatrixMultiplyLayer" not in test_message_of(monkeypatch)
-
-
-def test_message_of(monkeypatch: pytest.MonkeyPatch) -> str:
-    return failing(monkeypatch, lambda net, self: net.reshape(self, [7, 7]))
 
 
 # ------------------------------------------------------------------------------------------------ whole models
@@ -226,16 +219,23 @@ class Small(torch.nn.Module):
         self.conv, self.norm = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)
         self.head = torch.nn.Linear(8, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.head(self.norm(self.conv(x)).relu().mean((2, 3))).softmax(-1)
 
 
 @pytest.mark.parametrize("mode", ["bound", "general"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_small_model(mode: str, dtype: torch.dtype) -> None:
-    model = Small().eval().to(dtype).to(memory_format=torch.channels_last)
+    model = Small().eval().to(dtype)
     x = torch.randn(2, 3, 8, 8, dtype=dtype).to(memory_format=torch.channels_last)
-    staged = stage(model, x)
-    entry = plan(staged, mode)
+    entry = plan(stage(model, x), mode)
     assert entry.header["inputs"][0]["order"] == [0, 2, 3, 1]
     assert [name for name, _ in entry.header["slots"]] == ["w0", "w1", "w2", "w3"]
+
+
+def test_weights_in_channels_last() -> None:
+    model = Small().eval()
+    for p in model.parameters():
+        p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
+    x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    assert plan(stage(model, x)).header["slots"][0][1]["order"] == [0, 2, 3, 1]

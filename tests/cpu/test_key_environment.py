@@ -27,7 +27,7 @@ def env(**changes: Any) -> str:
         "tf32": False,
         **changes,
     }
-    return make_key({"graph": [], **environment(**given)}).digest  # type: ignore[arg-type]
+    return make_key({"graph": [], **environment(**given)}).digest
 
 
 def test_every_part_of_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from tests.graphs import Engines, Staged, aligned, as_lowered, cut_up, live_weights, memory, stage
+from tests.graphs import Engines, aligned, live_weights, memory, trace
 from trt_stripped_backend import live
 from trt_stripped_backend.errors import RefitFailed
 from trt_stripped_backend.live import Bundle, fits, laid_out
 from trt_stripped_backend.types import TensorSpec
-from trt_stripped_backend.watch import Alias, version
-
-
-def traced(fn: Callable[..., Any], sources: int, *args: torch.Tensor) -> Staged:
-    return cut_up(as_lowered(make_fx(fn, tracing_mode="fake")(*args), sources))
 
 
 def plain(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -32,7 +24,8 @@ def derived(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return x @ (w * 2)
 
 
-def lora(w: torch.Tensor, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def lora(*given: torch.Tensor) -> torch.Tensor:
+    w, a, b, x = given
     return x @ (w + a @ b)
 
 
@@ -81,7 +74,7 @@ def test_channels_last_fits_its_own_spec() -> None:
 
 
 def test_empty_and_zero_dimensional_weights() -> None:
-    staged = traced(lambda e, s, x: torch.cat([x * s, e]), 2, torch.empty(0, 4), torch.tensor(2.0), X)
+    staged = trace(lambda e, s, x: torch.cat([x * s, e]), 2, torch.empty(0, 4), torch.tensor(2.0), X)
     found = live_weights(staged, copies=False).current([torch.empty(0, 4), torch.tensor(3.0), X])
     pointers, slots = found.set.pointers[0], found.live.slots[0]
     by_shape = {slot.spec.shape: pointer for pointer, (_, slot) in zip(pointers, slots, strict=True)}
@@ -111,7 +104,7 @@ def test_a_weight_that_was_not_traced_is_refused(
     fn: Callable[..., Any], make: Callable[[], torch.Tensor], message: str, copies: bool
 ) -> None:
     w = torch.randn(4, 4)
-    found = live_weights(traced(fn, 1, w, X), copies=copies)
+    found = live_weights(trace(fn, 1, w, X), copies=copies)
     good = found.current([w, X])
     with pytest.raises(RefitFailed, match=f"weight p0 .*{message}"):
         found.current([make(), X])
@@ -127,7 +120,7 @@ def test_another_layout_at_the_same_address(
     monkeypatch.setattr(live, "_UNGUARDED", True)
     monkeypatch.setattr(live, "ALIGNMENT", 1)
     w = nn.Parameter(torch.randn(4, 4))
-    found = live_weights(traced(fn, 1, w.detach(), X), copies=copies)
+    found = live_weights(trace(fn, 1, w.detach(), X), copies=copies)
     scale = 1 if fn is plain else 2
     for _ in range(2):
         torch.testing.assert_close(held(found.current([w, X])), w.detach() * scale)
@@ -150,7 +143,7 @@ def test_only_what_changed_is_computed() -> None:
         return x @ a.exp() @ b.exp()
 
     a, b = torch.randn(4, 4), torch.randn(4, 4)
-    found = live_weights(traced(fn, 2, a, b, X), copies=False)
+    found = live_weights(trace(fn, 2, a, b, X), copies=False)
     before = found.current([a, b, X])
     b.add_(1)
     after = found.current([a, b, X])
@@ -161,7 +154,7 @@ def test_only_what_changed_is_computed() -> None:
 
 def test_a_running_call_keeps_its_weights() -> None:
     w = torch.randn(4, 4)
-    found = live_weights(traced(derived, 1, w, X), copies=False)
+    found = live_weights(trace(derived, 1, w, X), copies=False)
     running, before = found.current([w, X]), w * 2
     pointers = running.set.pointers
     w.add_(1)
@@ -176,7 +169,7 @@ def test_adapters_back_and_forth(copies: bool) -> None:
     w, x = torch.randn(4, 4), X
     first, second = ([torch.randn(4, 2), torch.randn(2, 4)] for _ in range(2))
     engines = Engines(copies=copies)
-    staged = traced(lora, 3, w, *first, x)
+    staged = trace(lora, 3, w, *first, x)
     results = [engines(staged, [w, *adapter, x]) for adapter in (first, second, first, second, first)]
     assert torch.equal(results[0], results[2])
     assert torch.equal(results[0], results[4])
@@ -195,14 +188,14 @@ def test_adapters_back_and_forth(copies: bool) -> None:
 
 def test_graphs_of_one_model_share_derived_weights() -> None:
     w = torch.randn(4, 4)
-    one, two = (live_weights(traced(derived, 1, w, X), copies=False) for _ in range(2))
+    one, two = (live_weights(trace(derived, 1, w, X), copies=False) for _ in range(2))
     assert one.current([w, X]).set.values[0] is two.current([w, X]).set.values[0]
     w.add_(1)
     torch.testing.assert_close(two.current([w, X]).set.values[0], w * 2)
     torch.testing.assert_close(one.current([w, X]).set.values[0], w * 2)
-    other = live_weights(traced(lambda w, x: x @ (w * 3), 1, w, X), copies=False)
+    other = live_weights(trace(lambda w, x: x @ (w * 3), 1, w, X), copies=False)
     torch.testing.assert_close(other.current([w, X]).set.values[0], w * 3)
-    literal = [live_weights(traced(_with_literal(c), 1, w, X), copies=False) for c in (1.0, 5.0)]
+    literal = [live_weights(trace(_with_literal(c), 1, w, X), copies=False) for c in (1.0, 5.0)]
     for found, c in zip(literal, (1.0, 5.0), strict=True):
         torch.testing.assert_close(found.current([w, X]).set.values[0], w * torch.full((4,), c))
 
@@ -213,7 +206,7 @@ def _with_literal(value: float) -> Callable[..., torch.Tensor]:
 
 def test_refresh_reads_everything_anew() -> None:
     w = torch.randn(4, 4)
-    one, two = (live_weights(traced(fn, 1, w, X), copies=True) for fn in (plain, derived))
+    one, two = (live_weights(trace(fn, 1, w, X), copies=True) for fn in (plain, derived))
     before = [found.current([w, X]) for found in (one, two)]
     w.data.add_(1)
     assert [found.current([w, X]).set for found in (one, two)] == [b.set for b in before]
@@ -223,142 +216,3 @@ def test_refresh_reads_everything_anew() -> None:
         assert new.set.token is not old.set.token
         assert new.set.stamps != old.set.stamps
     torch.testing.assert_close(after[1].set.values[0], w * 2)
-
-
-# ------------------------------------------------------------------------------------------------ lifetime
-
-
-@pytest.mark.parametrize("fn", [derived, lambda w, x: x @ w.diagonal().diag()])
-def test_dead_models_are_forgotten(fn: Callable[..., Any]) -> None:
-    def sets() -> int:
-        return len(found._sets)
-
-    weights = [torch.randn(4, 4) for _ in range(3)]
-    found = live_weights(traced(fn, 1, weights[0], X), copies=False)
-    for w in weights:
-        found.current([w, X])
-    assert sets() == 3
-    found.sweep()
-    assert sets() == 3
-    del w
-    weights.pop()
-    gc.collect()
-    found.sweep()
-    assert sets() == 2
-    weights.clear()
-    gc.collect()
-    found.current([torch.randn(4, 4), X])
-    assert sets() == 1
-
-
-def test_sets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_MAX_SETS", 3)
-    weights = [torch.randn(4, 4) for _ in range(6)]
-    found = live_weights(traced(plain, 1, weights[0], X), copies=False)
-    for w in weights * 2:
-        found.current([w, X])
-    assert len(found._sets) == 3
-
-
-def test_an_alias_knows_when_it_is_alone() -> None:
-    w = nn.Parameter(torch.randn(4))
-    one, two = Alias(w), Alias(w)
-    assert one.alive
-    view = w[:2]
-    del w
-    gc.collect()
-    assert two.alive
-    del view
-    gc.collect()
-    assert not one.alive
-    assert not two.alive
-    storage = one.storage
-    del one, two
-    assert Alias._held[storage] == 0
-
-
-def test_parameters_are_not_kept_alive() -> None:
-    class Watched(nn.Parameter):
-        gone = 0
-
-        def __del__(self) -> None:
-            Watched.gone += 1
-
-    w = Watched(torch.randn(4, 4))
-    found = live_weights(traced(derived, 1, w.detach(), X), copies=True)
-    found.current([w, X])
-    del w
-    gc.collect()
-    assert Watched.gone == 1
-
-
-def test_version_of_inference_tensors() -> None:
-    with torch.inference_mode():
-        value = torch.ones(2)
-    assert version(value) == 0
-    ordinary = torch.ones(2)
-    before = version(ordinary)
-    ordinary.add_(1)
-    assert version(ordinary) == before + 1
-
-
-# ------------------------------------------------------------------------------------------------ threads
-
-
-@pytest.mark.parametrize("copies", [False, True])
-def test_threads_never_see_half_a_change(copies: bool) -> None:
-    """Two threads call while a third writes all weights under a lock."""
-    model = nn.Sequential(*[nn.Linear(4, 4, bias=False) for _ in range(4)])
-    engines = Engines(copies=copies)
-    staged = stage(model, X, call=engines)
-    lock, stop, wrong = threading.Lock(), threading.Event(), []
-    spins = 60
-
-    def call() -> None:
-        with torch.no_grad():
-            for _ in range(spins):
-                with lock:
-                    scale = model[0].weight[0, 0].item()
-                    have = staged.compiled(torch.eye(4))
-                if not torch.allclose(have, torch.full((4, 4), 64 * scale**4)):
-                    wrong.append((scale, have))
-        stop.set()
-
-    def write() -> None:
-        value = 1.0
-        with torch.no_grad():
-            while not stop.is_set():
-                value = value % 7 + 1
-                with lock:
-                    for layer in model:
-                        layer.weight.fill_(value)
-
-    write_once = [p.data.fill_(1.0) for p in model.parameters()]
-    live.refresh_all()
-    threads = [threading.Thread(target=target) for target in (call, call, write)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    assert len(write_once) == 4
-
-
-def test_threads_with_models_of_their_own() -> None:
-    found = live_weights(traced(derived, 1, torch.randn(4, 4), X), copies=False)
-    start, wrong = threading.Barrier(4), []
-
-    def call(seed: int) -> None:
-        w = torch.full((4, 4), float(seed))
-        start.wait()
-        for step in range(100):
-            w.fill_(seed + step)
-            if not torch.equal(held(found.current([w, X])), w * 2):
-                wrong.append((seed, step))
-
-    threads = [threading.Thread(target=call, args=(seed * 1000,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong

@@ -96,7 +96,7 @@ def test_override_ends_with_the_trace() -> None:
             seen.extend(targets(graph))
             return graph.forward
 
-        return torch._dynamo.backends.common.aot_autograd(fw_compiler=compile)(gm, inputs)  # type: ignore[no-any-return]
+        return torch._dynamo.backends.common.aot_autograd(fw_compiler=compile)(gm, inputs)
 
     torch._dynamo.reset()
     with torch.no_grad():
@@ -162,17 +162,21 @@ def test_a_copy_that_changes_the_layout_stays() -> None:
 
 
 class Named(nn.Module):
+    scale: torch.Tensor
+    state: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.h = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        one, two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.h = nn.ModuleList([one, two])
         self.own = nn.Parameter(torch.randn(4))
         self.register_buffer("scale", torch.rand(4))
         self.register_buffer("state", torch.zeros(4))
         self.plain = torch.rand(4)
-        self.h[1].weight = self.h[0].weight
+        two.weight = one.weight
         self.by_name = nn.ParameterDict({"key": torch.randn(4)})
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         self.state.add_(x.sum(0))
         for layer in self.h:
             x = layer(x)
@@ -188,8 +192,7 @@ def test_sources_and_their_names() -> None:
     (args,) = staged.calls
     for index, name in staged.lowered.names.items():
         where, _, attribute = name.rpartition(".")
-        holder = model.by_name if where == "by_name" else model.get_submodule(where)
-        want = holder[attribute] if where == "by_name" else getattr(holder, attribute)
+        want = model.by_name[attribute] if where == "by_name" else getattr(model.get_submodule(where), attribute)
         assert args[index] is want, name
 
 

@@ -14,7 +14,7 @@ from tests.torch_layers.base import Layer, Refused, read_weights
 from tests.torch_network import TorchNetwork
 from trt_stripped_backend import flavour
 from trt_stripped_backend.flavour import trt
-from trt_stripped_backend.ops.net import to_trt
+from trt_stripped_backend.ops.network import to_trt
 
 
 def each(table: Any) -> pytest.MarkDecorator:

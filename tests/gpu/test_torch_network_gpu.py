@@ -9,7 +9,7 @@ from tests.cpu.test_torch_network import emulate
 from tests.layer_table import Row, rows
 from trt_stripped_backend import flavour
 from trt_stripped_backend.flavour import trt
-from trt_stripped_backend.ops.net import from_trt, to_trt
+from trt_stripped_backend.ops.network import from_trt, to_trt
 
 
 def run(row: Row) -> list[torch.Tensor]:
