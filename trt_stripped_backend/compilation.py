@@ -102,6 +102,8 @@ class Compilation:
             graph, signature = canonical(part)
             piece = Piece(part, signature, graph, None)
             entry = self.entry(piece) if self.mode not in VALUED else None
+            if self.look_only and self.mode in VALUED:
+                self._note(piece, None, None, "unknown", 0.0)
             pieces.append(Piece(part, signature, graph, entry))
         if self.options.require_full and self.report.rejections:
             listed = "\n  ".join(map(str, self.report.rejections))
@@ -176,24 +178,27 @@ class Compilation:
         properties = torch.cuda.get_device_properties(self.device or torch.cuda.current_device())
         return [properties.name, properties.major, properties.minor]
 
-    def _note(self, piece: Piece, key: Key, entry: Entry | None, status: str, seconds: float) -> None:
+    def _note(self, piece: Piece, key: Key | None, entry: Entry | None, status: str, seconds: float) -> None:
         part = piece.partition
         built = float(entry.header["build_seconds"]) if entry is not None else 0.0
         saved = max(built - seconds, 0.0) if status in ("hit", "shared") else 0.0
         nodes = [n for n in part.module.graph.nodes if n.op == "call_function" and not is_getitem(n)]
         ops = Counter(str(n.target).removesuffix(".default") for n in nodes)
-        explain = self.cache is not None and status in ("miss", "built")
-        differs = tuple(self.cache.explain_miss(key)) if self.cache is not None and explain else ()
+        differs: tuple[str, ...] = ()
+        if self.cache is not None and key is not None and status in ("miss", "built"):
+            differs = tuple(self.cache.explain_miss(key))
         specs = [slot.spec for _, slot in piece.signature.slots]
         self.report.partitions.append(EngineReport(
-            part.name, part.nodes, dict(ops), key.digest, status, seconds, saved, len(entry.plan) if entry else 0,
-            len(specs), sum(s.nbytes for s in specs), differs,
+            part.name, part.nodes, dict(ops), key.digest if key is not None else "", status, seconds, saved,
+            len(entry.plan) if entry else 0, len(specs), sum(s.nbytes for s in specs), differs,
         ))  # fmt: skip
         counts: dict[str, float] = {"engines": status != "failed", "saved_seconds": saved}
         names = {"built": "builds", "hit": "hits", "shared": "shared", "failed": "fallbacks"}
         counts |= {names[status]: 1} if status in names else {}
         counts |= {"misses": 1, "build_seconds": built} if status in ("built", "miss") else {}
         stats.add(**counts)
+        if key is None:
+            return
         log.info("%s: %s in %.2f s, %d operators, key %s", part.name, status, seconds, part.nodes, key.digest[:12])
         log.debug("key %s: %s", key.digest[:12], {name: digest(value)[:12] for name, value in key.parts.items()})
 

@@ -20,7 +20,7 @@ class EngineReport:
         ops: how many of each.
         key: digest of its key.
         status: ``hit`` (from the cache), ``shared`` (loaded already in this process), ``built``, ``miss`` (explain does
-            not build), or ``failed``.
+            not build), ``unknown`` (the key needs the weights' values), or ``failed``.
         seconds: of the build or of the lookup.
         saved_seconds: what a hit did not spend on building.
         plan_bytes: size of the plan.
@@ -100,6 +100,7 @@ class Report:
             spent = {
                 "built": f"built in {p.seconds:.2f} s",
                 "miss": "miss: not in the cache",
+                "unknown": "known once it has the weights' values",
                 "failed": "failed: runs in PyTorch",
             }.get(p.status, f"{p.status}, saved {p.saved_seconds:.2f} s")
             ops = ", ".join(

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import trt_stripped_backend as ts
-from tests.graphs import perturb
+from tests.graphs import perturb, stage
 from trt_stripped_backend.errors import BuildFailed, OptionError
+from trt_stripped_backend.key import canonical, digest
 
 OPTIONS = {"min_block_size": 1}
 
@@ -67,6 +68,12 @@ def test_prebuild_of_a_model_without_memory() -> None:
     assert report.builds == 2
     assert all(p.is_meta for p in model.parameters())
     assert ts.prebuild(perturb(Net()), (X,), options=OPTIONS).hits == 2
+
+
+def test_what_is_prebuilt_is_what_a_compilation_looks_for() -> None:
+    ts.prebuild(perturb(Net()), (X,), options=OPTIONS)
+    found = {digest(record.parts["graph"]) for record in ts.open_cache().entries()}
+    assert found == {digest(canonical(piece)[0]) for piece in stage(perturb(Net(), seed=1), X).cut.partitions}
 
 
 def test_explain_changes_nothing() -> None:

@@ -77,6 +77,14 @@ def test_every_output_is_compared(change: Callable[[torch.Tensor], torch.Tensor]
     assert "\n" not in found
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_element_among_many(dtype: torch.dtype) -> None:
+    """Too little for the error of the whole, and still wrong."""
+    value = torch.ones(1 << 21, dtype=dtype)
+    value[7] = 4
+    assert "worst element" in difference([value], [torch.ones_like(value)], tf32=True)
+
+
 def test_infinities_and_nans_in_the_same_places_are_equal() -> None:
     value = sample()
     value[0, 0], value[1, 1], value[2, 2] = float("inf"), float("-inf"), float("nan")
