@@ -280,3 +280,17 @@ def perturb(module: M, seed: int = 0) -> M:
                 noise = torch.rand(value.shape, generator=generator).to(value.dtype)
                 value.copy_(noise + 0.5 if "var" in name else (noise - 0.5) * 0.6 + (value.ndim == 1) * 0.5)
     return module.eval()
+
+
+class TwoEngines(nn.Module):
+    """Two engines around a cumsum, a folded batch norm and a derived weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.a, self.b = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(2, 4))
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x)).relu().mean((2, 3)).cumsum(1)
+        return self.head(y @ (self.a @ self.b))  # type: ignore[no-any-return]

@@ -11,28 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import trt_stripped_backend as ts
+from tests.graphs import TwoEngines as Net
 from tests.graphs import perturb
 from trt_stripped_backend import backend
 from trt_stripped_backend.errors import BuildFailed, OptionError
 
 OPTIONS = {"min_block_size": 1}
-
-
-class Net(nn.Module):
-    """Two engines around a cumsum, a folded batch norm and a derived weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.a, self.b = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(2, 4))
-        self.head = nn.Linear(4, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm(self.conv(x)).relu().mean((2, 3)).cumsum(1)
-        return self.head(y @ (self.a @ self.b))  # type: ignore[no-any-return]
 
 
 X = torch.randn(2, 3, 6, 6)
