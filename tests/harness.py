@@ -155,7 +155,7 @@ def compare(case: Case, outputs: Sequence[torch.Tensor], at_least: dict[torch.dt
         outputs: on any device.
         at_least: tolerances that a device needs whatever the case says.
     """
-    expected = _flat(case.fn)(*case.make())
+    expected = flat(case.fn)(*case.make())
     reference = _reference(case, expected)
     assert len(outputs) == len(expected), f"{len(outputs)} outputs, {len(expected)} in PyTorch"
     for index, (got, want, exact) in enumerate(zip(outputs, expected, reference, strict=True)):
@@ -183,7 +183,7 @@ def _reference(case: Case, expected: Sequence[torch.Tensor]) -> Sequence[torch.T
         return expected
     wide = [t.float() if t.dtype.is_floating_point else t for t in inputs]
     try:
-        return [t.float() if t.dtype.is_floating_point else t for t in _flat(case.fn)(*wide)]
+        return [t.float() if t.dtype.is_floating_point else t for t in flat(case.fn)(*wide)]
     except RuntimeError:  # a function that names a type itself may not take another
         return expected
 
@@ -191,7 +191,7 @@ def _reference(case: Case, expected: Sequence[torch.Tensor]) -> Sequence[torch.T
 def _trace(case: Case, inputs: list[torch.Tensor], compile: Compile, refit: bool = False) -> Callable[..., Any]:
     graph = fx.Graph()
     placeholders = tuple(graph.placeholder(f"arg{i}") for i in range(len(inputs)))
-    graph.output(graph.call_function(_flat(case.fn), placeholders))
+    graph.output(graph.call_function(flat(case.fn), placeholders))
 
     def on_lowered(lowered: lowering.Lowered) -> Callable[..., Any]:
         names = [n.name for n in lowered.module.graph.find_nodes(op="placeholder")]
@@ -208,7 +208,7 @@ def decomposed(case: Case) -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(lowering, "_decompositions", dict) if case.whole else contextlib.nullcontext()
 
 
-def _flat(fn: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor, ...]]:
+def flat(fn: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor, ...]]:
     def flat(*args: Any) -> tuple[torch.Tensor, ...]:
         out = fn(*args)
         return tuple(out) if isinstance(out, (tuple, list)) else (out,)

@@ -23,15 +23,15 @@ class TorchNetwork:
     """A network whose inputs have values.
 
     Args:
-        values: what the inputs hold, by name, in memory order.
+        sets: what the inputs hold, by name, in memory order; several for inputs of dynamic shapes, whose sizes differ.
 
     Attributes:
         outputs: the marked outputs, by name.
         weight_names: the names given to weights.
     """
 
-    def __init__(self, values: dict[str, torch.Tensor]) -> None:
-        self._inputs = values
+    def __init__(self, *sets: dict[str, torch.Tensor]) -> None:
+        self._inputs = {name: tuple(values[name] for values in sets) for name in sets[0]}
         self._made: list[Layer] = []
         self.outputs: dict[str, Tensor] = {}
         self.weight_names: list[str] = []
@@ -39,11 +39,13 @@ class TorchNetwork:
     # ---------------------------------------------------------------- inputs, outputs, weights
 
     def add_input(self, name: str, dtype: Any, shape: Sequence[int]) -> Tensor:
-        value = self._inputs[name]
-        require(value.dtype == from_trt(dtype), f"input {name} is {value.dtype}, not {dtype}")
-        require(tuple(value.shape) == tuple(shape), f"input {name} has shape {tuple(value.shape)}, not {tuple(shape)}")
-        require(value.ndim <= MAX_RANK, f"input {name} has rank {value.ndim}")
-        return Tensor(lambda: value, name)
+        values = self._inputs[name]
+        for value in values:
+            fits = len(shape) == value.ndim and all(s in (-1, v) for s, v in zip(shape, value.shape, strict=True))
+            require(value.dtype == from_trt(dtype), f"input {name} is {value.dtype}, not {dtype}")
+            require(fits, f"input {name} has shape {tuple(value.shape)}, not {tuple(shape)}")
+            require(value.ndim <= MAX_RANK, f"input {name} has rank {value.ndim}")
+        return Tensor(lambda: values, name)
 
     def mark_output(self, tensor: Tensor) -> None:
         require(tensor.name not in self._inputs, f"input {tensor.name} cannot be an output")

@@ -18,6 +18,7 @@ from .errors import BuildFailed, OptionError, RefitFailed, TRTStrippedError
 from .flavour import load
 from .live import Bundle, LiveWeights
 from .options import Options
+from .profile import contains
 from .report import recent, stats
 from .types import Entry, Rejection
 from .verify import difference
@@ -132,6 +133,9 @@ class EngineCall(nn.Module):
         self.valued: OrderedDict[tuple[Any, ...], run.Runner | None] | None = None
         self.token: object | None = None
         self.failed = self.verified = False
+        self.ranges = compilation.ranges(piece)
+        self.places = run.places(piece.signature, inputs)
+        self.lock = threading.Lock()
         self.runner: run.Runner | None = None
         if compilation.mode in VALUED:
             self.valued = OrderedDict()
@@ -139,7 +143,11 @@ class EngineCall(nn.Module):
             self.runner = self._runner(piece.entry)
             self.failed = self.runner is None
 
-    def forward(self, weights: Bundle, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
+        if self.ranges and not self.failed:
+            sizes = run.sizes(self.places, inputs)
+            if not contains(self.ranges, sizes):
+                self._widen(sizes)
         if self.failed:
             return self.in_torch(weights, *inputs)
         runner = self.runner if self.valued is None else self._runner_of_values(weights)
@@ -159,7 +167,21 @@ class EngineCall(nn.Module):
                 return self._fail("verify", found, reference)
         return outputs
 
-    def in_torch(self, weights: Bundle, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _widen(self, sizes: Sequence[int]) -> None:
+        """Goes on with an engine that takes these sizes too."""
+        with self.lock:
+            if contains(self.ranges, sizes):
+                return
+            log.info("%s: sizes %s are outside %s", self.piece.partition.name, list(sizes), list(self.ranges))
+            self.ranges = self.compilation.ranges(self.piece, sizes)
+            if self.valued is not None:
+                self.valued.clear()
+                self.token = None
+                return
+            self.runner = self._runner(self.compilation.entry(self.piece, ranges=self.ranges))
+            self.failed, self.verified = self.runner is None, False
+
+    def in_torch(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
         """The same partition in PyTorch."""
         slots = weights.slots(self.index)
         values = [inputs[self.inputs[n]] if n in self.inputs else slots[self.slots[n]] for n in self.names]
@@ -170,7 +192,8 @@ class EngineCall(nn.Module):
         device = self.compilation.device
         if entry is None or device is None:
             return None
-        pool = refit.pool(entry, device, self.compilation.options.max_weight_sets)
+        options = self.compilation.options
+        pool = refit.pool(entry, device, options.max_weight_sets, options.max_weight_bytes)
         return run.Runner(
             self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit
         )
@@ -183,10 +206,11 @@ class EngineCall(nn.Module):
         stamp = weights.set.stamps[self.index]
         if stamp not in self.valued:
             names = [slot.name for _, slot in self.piece.signature.slots]
-            entry = self.compilation.entry(self.piece, dict(zip(names, weights.slots(self.index), strict=True)))
+            values = dict(zip(names, weights.slots(self.index), strict=True))
+            entry = self.compilation.entry(self.piece, values, self.ranges)
             if self.runner is not None and entry is not None:
-                before = self.runner.pool.entry
-                log.info("%s: weights changed, key %s → %s", self.piece.partition.name, before.key[:12], entry.key[:12])
+                had, has = (e.header["parts"]["weights"] for e in (self.runner.pool.entry, entry))
+                log.info("%s: weights changed, fingerprint %s → %s", self.piece.partition.name, had, has)
             while len(self.valued) >= self.compilation.options.max_weight_sets:
                 self.valued.popitem(last=False)
             self.valued[stamp] = self._runner(entry)

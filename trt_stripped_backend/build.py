@@ -22,10 +22,14 @@ from .errors import BuildFailed, Unsupported
 from .flavour import Flavour, logger, messages, trt
 from .key import digest
 from .ops.net import Net
+from .ops.network import Out
 from .ops.registry import bind, is_getitem, registry
 from .options import Options
 from .precision import applied
-from .types import BlobStore, Entry, Json, Key, Partition, Signature, dtype_name
+from .profile import as_intervals, symbol_names
+from .progress import watched
+from .sizes import dim, evaluate, interval, may_be, size
+from .types import BlobStore, Entry, Json, Key, Partition, Ranges, Signature, dtype_name
 
 #: TensorRT-RTX keeps state between refittable builds of one process; one build at a time is also what memory allows.
 _build_lock = threading.Lock()
@@ -42,6 +46,8 @@ def build(
     tf32: bool,
     values: Mapping[str, torch.Tensor] | None = None,
     timings: Timings | None = None,
+    ranges: Ranges = (),
+    half_sums: bool = False,
 ) -> Entry:
     """Builds the engine of a partition.
 
@@ -55,6 +61,8 @@ def build(
         tf32: whether float32 matrix products may round to TF32.
         values: weights by slot name, in the layout of their slots; for ``identical`` and ``immutable`` alone.
         timings: where tensorrt keeps what it measured of its kernels, so that a later build measures less.
+        ranges: of the signature's symbols, in order.
+        half_sums: whether float16 products may be summed in float16.
 
     Raises:
         BuildFailed: TensorRT refused the network; the message carries TensorRT's own.
@@ -70,12 +78,16 @@ def build(
             net = Net(
                 network, flavour, bound=mode == "bound", values=_host(signature, values),
                 mark=mode == "general" and flavour.refit_individual, name_literals=plain_refit, tf32=tf32,
+                ranges=as_intervals(signature, ranges), half_sums=half_sums,
             )  # fmt: skip
             convert(partition, signature, net)
             config = _config(builder, flavour, mode, options, tf32)
+            if signature.symbols:
+                config.add_optimization_profile(_profile(builder, signature, ranges))
             if timings is not None:
                 timings.lend(config)
-            serialized = builder.build_serialized_network(network, config)
+            with watched(config, partition.name, options.progress):
+                serialized = builder.build_serialized_network(network, config)
             if timings is not None and serialized is not None:
                 timings.keep(config)
     except (Unsupported, TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
@@ -92,6 +104,7 @@ def build(
         "slots": [[slot.name, slot.spec.to_json()] for _, slot in signature.slots],
         "outputs": [spec.to_json() for spec in signature.outputs],
         "literals": {name: _encode(value) for name, value in net.literals.items()},
+        "ranges": [list(one) for one in ranges],
         "nodes": partition.nodes,
         "layers": network.num_layers,
         "build_seconds": time.perf_counter() - start,
@@ -140,9 +153,15 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
     values: dict[fx.Node, Any] = {}
     inputs = {name: functools.partial(net.input, f"x{i}", spec) for i, (name, spec) in enumerate(signature.inputs)}
     slots = {name: functools.partial(net.slot, slot) for name, slot in signature.slots}
+    names = symbol_names(partition, signature)
+    for symbol in signature.symbols:
+        if symbol.dim is None:
+            net.size_input(symbol.name)
     for node in partition.module.graph.nodes:
-        net.node, net.out = f"{len(values)}:{node.target}", node.meta.get("val")
-        if node.op == "placeholder":
+        net.node, net.out = f"{len(values)}:{node.target}", _out(node.meta.get("val"), net, names)
+        if isinstance(node.meta.get("val"), torch.SymInt):
+            values[node] = dim(size(node.meta["val"], names), net.ranges)
+        elif node.op == "placeholder":
             make = inputs.get(node.name) or slots.get(node.name)
             values[node] = make() if make is not None else None
         elif node.op == "get_attr":
@@ -155,26 +174,49 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
             lookup = values.__getitem__
             arguments = bind(node.target, fx.node.map_arg(node.args, lookup), fx.node.map_arg(node.kwargs, lookup))
             values[node] = registry[node.target].convert(net, **arguments)
-            _check(node, values[node], net)
+            _check(str(node.target), values[node], net)
     leaving: Any = partition.module.graph.output_node().args[0]
     for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):
         net.output(values[node], f"y{index}", spec)
 
 
-def _check(node: fx.Node, made: Any, net: Net) -> None:
+def _out(value: Any, net: Net, names: Mapping[Any, str]) -> Any:
+    """A fake value as converters see it: an :class:`Out` for each tensor."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_out(one, net, names) for one in value)
+    if not isinstance(value, torch.Tensor):
+        return None
+    shape = (s if isinstance(s, int) else dim(size(s, names), net.ranges) for s in value.shape)
+    return Out(tuple(shape), value.dtype)
+
+
+def _check(target: str, made: Any, net: Net) -> None:
     """A converter must make what PyTorch makes: shape and dtype of each output."""
-    expected = node.meta["val"]
-    pairs = zip(made, expected, strict=False) if isinstance(expected, (tuple, list)) else [(made, expected)]
-    for value, fake in pairs:
-        if value is None or not isinstance(fake, torch.Tensor):
+    single = isinstance(net.out, Out)
+    for value, want in zip([made] if single else made, [net.out] if single else net.out, strict=False):
+        if value is None or want is None:
             continue
-        have = (tuple(value.shape), net.dtype(value))
-        want = (tuple(fake.shape), fake.dtype)
-        if have != want:
+        have = net.shape(value)
+        if net.dtype(value) != want.dtype or not may_be(have, want.shape):
             raise Unsupported(
-                f"{node.target} gives {dtype_name(have[1])}{list(have[0])} in TensorRT, "
-                f"{dtype_name(want[1])}{list(want[0])} in PyTorch"
+                f"{target} gives {dtype_name(net.dtype(value))}{have} in TensorRT, "
+                f"{dtype_name(want.dtype)}{list(want.shape)} in PyTorch"
             )
+        # A number beside an expression: a guard of PyTorch's says that they are equal.
+        net.keep(value, [a if isinstance(a, int) else b for a, b in zip(have, want.shape, strict=True)])
+
+
+def _profile(builder: Any, signature: Signature, ranges: Ranges) -> Any:
+    profile = builder.create_optimization_profile()
+    bounds = as_intervals(signature, ranges)
+    best = {s.name: middle for s, (_, middle, _) in zip(signature.symbols, ranges, strict=True)}
+    shapes = [(f"x{i}", spec.physical) for i, (_, spec) in enumerate(signature.inputs) if spec.dynamic]
+    shapes += [(s.name, (s.name,)) for s in signature.symbols if s.dim is None]
+    for name, shape in shapes:
+        low, high = zip(*(interval(s, bounds) for s in shape), strict=True)
+        if profile.set_shape(name, low, tuple(evaluate(s, best) for s in shape), high) is False:
+            raise Unsupported(f"TensorRT refused the sizes {low} to {high} of input {name}: {messages.text()}")
+    return profile
 
 
 def _config(builder: Any, flavour: Flavour, mode: str, options: Options, tf32: bool) -> Any:

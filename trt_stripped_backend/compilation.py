@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from . import refit, weights
+from . import profile, refit, weights
 from .build import Timings, build
 from .cache import EngineCache
-from .errors import BuildFailed, OptionError
+from .errors import BuildFailed, OptionError, Unsupported
 from .fingerprint import fingerprint
 from .flavour import Flavour
 from .key import canonical, digest, environment, make_key
@@ -24,9 +24,9 @@ from .ops.library import lookup
 from .ops.registry import is_getitem
 from .options import Options
 from .partition import Partitioned, partition
-from .precision import tf32_allowed
+from .precision import exact_in_tf32, half_sums_allowed, settled, tf32_allowed
 from .report import EngineReport, Report, stats
-from .types import Entry, Json, Key, Partition, Rejection, Signature
+from .types import Entry, Json, Key, Partition, Ranges, Rejection, Signature
 
 log = logging.getLogger("trt_stripped_backend")
 
@@ -65,6 +65,7 @@ class Compilation:
     Attributes:
         device: where the engines will run; None when only plans are made, for any GPU.
         look_only: search the cache, and build nothing.
+        exact: TF32 loses nothing of the products of the graph that was planned last.
     """
 
     options: Options
@@ -73,8 +74,10 @@ class Compilation:
     device: torch.device | None
     cache: EngineCache | None
     tf32: bool
+    half_sums: bool
     report: Report = field(default_factory=Report)
     look_only: bool = False
+    exact: bool = False
 
     @classmethod
     def of(
@@ -83,7 +86,7 @@ class Compilation:
         mode, why = refit_mode(options, flavour)
         report = Report(flavour=str(flavour), mode=mode, why=why)
         cache = None if mode == "immutable" else _cache(options)
-        return cls(options, flavour, mode, device, cache, tf32_allowed(), report, look_only)
+        return cls(options, flavour, mode, device, cache, tf32_allowed(), half_sums_allowed(), report, look_only)
 
     def plan(self, lowered: Lowered) -> Planned:
         """Partitions of a lowered graph with their entries, in the order of execution.
@@ -92,6 +95,7 @@ class Compilation:
             BuildFailed: with ``require_full``, when anything would run in PyTorch; names all of it.
         """
         split = weights.split(lowered)
+        self.exact = exact_in_tf32(split.module.graph)
         cut = partition(split, self.options, lookup, refit=self.mode != "immutable")
         self.reject(*cut.rejections)
         self.report.graphs += 1
@@ -110,32 +114,56 @@ class Compilation:
             raise BuildFailed(f"require_full: these would run in PyTorch:\n  {listed}")
         return Planned(split, cut, tuple(pieces))
 
-    def entry(self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None) -> Entry | None:
+    def ranges(self, piece: Piece, values: Sequence[int] | None = None) -> Ranges:
+        """The range of each dynamic size of a piece; ``values`` must fit, if given."""
+        return profile.ranges(piece.partition, piece.signature, self.options.dynamic_range, values)
+
+    def entry(
+        self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None, ranges: Ranges | None = None
+    ) -> Entry | None:
         """The engine of a piece: in use already, from the cache, or built. None, with a Rejection, if it cannot be had.
 
         Args:
             piece: the partition in canonical form.
             values: its weights by slot name, in the layout of their slots, for the modes that need them.
+            ranges: those of its dynamic sizes; None for :meth:`ranges`.
         """
+        ranges = self.ranges(piece) if ranges is None else ranges
+        try:
+            tf32 = self._tf32()
+        except Unsupported as error:
+            self.reject(Rejection("", piece.partition.name, "build", str(error)))
+            self._note(piece, None, None, "failed", 0.0)
+            return None
         environ = environment(
             (self.flavour.name, str(self.flavour.version)),
             self._target(),
             self.mode,
             self.options.in_key(),
-            tf32=self.tf32,
+            tf32=tf32,
+            half_sums=self.half_sums,
         )
         parts = {"graph": piece.graph, **environ}
+        if ranges:
+            parts["ranges"] = [list(one) for one in ranges]
         if values is not None:
             parts["weights"] = fingerprint(list(values.values()))
         key = make_key(parts)
         start = time.perf_counter()
         entry, status = None, "failed"
         try:
-            entry, status = self._found_or_built(piece, key, values)
+            entry, status = self._found_or_built(piece, key, values, ranges, tf32)
         except BuildFailed as error:
             self.reject(Rejection("", piece.partition.name, "build", " ".join(str(error).split())))
         self._note(piece, key, entry, status, time.perf_counter() - start)
         return entry
+
+    def _tf32(self) -> bool:
+        if not self.flavour.is_rtx:
+            return self.tf32
+        if self.device is None or self.look_only:  # nothing runs here, so nothing is settled
+            return self.tf32 or self.exact
+        return settled(self.tf32, self.exact)
 
     def reject(self, *rejections: Rejection) -> None:
         """Keeps and logs why something stays in PyTorch."""
@@ -144,7 +172,7 @@ class Compilation:
             log.info("in PyTorch: %s", rejection)
 
     def _found_or_built(
-        self, piece: Piece, key: Key, values: Mapping[str, torch.Tensor] | None
+        self, piece: Piece, key: Key, values: Mapping[str, torch.Tensor] | None, ranges: Ranges, tf32: bool
     ) -> tuple[Entry | None, str]:
         in_use = refit.loaded(key.digest, self.device) if self.device is not None else None
         if in_use is not None:
@@ -154,7 +182,7 @@ class Compilation:
             return found, "hit" if found is not None else "miss"
         make = functools.partial(
             build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=self.options,
-            tf32=self.tf32, values=values, timings=self._timings(),
+            tf32=tf32, values=values, timings=self._timings(), ranges=ranges, half_sums=self.half_sums,
         )  # fmt: skip
         if self.cache is None:
             return make(), "built"

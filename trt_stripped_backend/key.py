@@ -14,16 +14,19 @@ import json
 import operator
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from .errors import Unsupported
 from .ops.registry import bind, is_getitem
-from .types import Json, Key, Partition, Signature, Slot, TensorSpec, dtype_name
+from .sizes import bounds, expression, hint, is_symbol, size, symbols
+from .types import Json, Key, Partition, Signature, Slot, Symbol, TensorSpec, dtype_name
 
 FORMAT = 1
 
@@ -59,18 +62,46 @@ class _Canonical:
         self.nodes: list[Json] = []
         self.inputs: list[tuple[str, TensorSpec]] = []
         self.slots: list[tuple[str, Slot]] = []
+        self.names: dict[sympy.Symbol, str] = {}
 
     def run(self) -> tuple[Json, Signature]:
         output = self.partition.module.graph.output_node()
         leaving = list(output.args[0])  # type: ignore[arg-type]
         for node in leaving:
             self._visit(node)
-        specs = tuple(TensorSpec.of(node.meta["val"]) for node in leaving)
+        specs = tuple(self._spec(node) for node in leaving)
+        found = tuple(map(self._symbol, self.names))
         graph = {
             "nodes": self.nodes,
             "outputs": [[self.number[node], spec.to_json()] for node, spec in zip(leaving, specs, strict=True)],
         }
-        return graph, Signature(tuple(self.inputs), tuple(self.slots), specs)
+        if found:
+            places = {name: index for index, (name, _) in enumerate(self.inputs)}
+            graph["symbols"] = [[one.name, places.get(one.argument), one.dim] for one in found]
+        return graph, Signature(tuple(self.inputs), tuple(self.slots), specs, found)
+
+    def _spec(self, node: fx.Node) -> TensorSpec:
+        value = node.meta["val"]
+        self._name(value.shape)
+        return TensorSpec.of(value, self.names)
+
+    def _name(self, sizes: Iterable[Any]) -> None:
+        for found in symbols(sizes):
+            self.names.setdefault(found, f"d{len(self.names)}")
+
+    def _symbol(self, symbol: sympy.Symbol) -> Symbol:
+        """A symbol with the argument that tells its value: a tensor that the engine has anyway, else an int."""
+        name = self.names[symbol]
+        placeholders = {n.name: n.meta["val"] for n in self.partition.module.graph.find_nodes(op="placeholder")}
+        given: list[tuple[str, int | None, Any]]
+        given = [(argument, dim, placeholders[argument].shape[dim]) for argument, spec in self.inputs
+                 for dim, one in enumerate(spec.shape) if one == name]  # fmt: skip
+        given += [(argument, None, value) for argument, value in placeholders.items()
+                  if is_symbol(value) and expression(value) == symbol]  # fmt: skip
+        if not given:
+            raise Unsupported(f"no argument tells the size {symbol}")
+        argument, dim, value = given[0]
+        return Symbol(name, *bounds(value), hint(value), argument, dim)
 
     def _visit(self, root: fx.Node) -> None:
         stack = [(root, False)]
@@ -88,7 +119,9 @@ class _Canonical:
 
     def _record(self, node: fx.Node) -> Json:
         if node.op == "placeholder":
-            spec = TensorSpec.of(node.meta["val"])
+            if isinstance(node.meta["val"], torch.SymInt):
+                return ["size", self._size(node.meta["val"])]
+            spec = self._spec(node)
             if node.name in self.partition.weights:
                 self.slots.append((node.name, Slot(f"w{len(self.slots)}", spec)))
                 return ["slot", spec.to_json()]
@@ -101,7 +134,18 @@ class _Canonical:
         assert isinstance(node.target, torch._ops.OpOverload)
         arguments = bind(node.target, node.args, dict(node.kwargs))
         named = {name: self._argument(value) for name, value in arguments.items()}
-        return [str(node.target), named, _outputs(node.meta["val"])]
+        return [str(node.target), named, self._outputs(node.meta["val"])]
+
+    def _size(self, value: int | torch.SymInt) -> Json:
+        self._name([value])
+        return value if isinstance(value, int) else size(value, self.names)
+
+    def _outputs(self, value: Any) -> Json:
+        if isinstance(value, torch.Tensor):
+            return [dtype_name(value.dtype), [self._size(s) for s in value.shape]]
+        if isinstance(value, (tuple, list)):
+            return [self._outputs(one) for one in value]
+        return None
 
     def _argument(self, value: Any) -> Json:
         if isinstance(value, fx.Node):
@@ -115,14 +159,6 @@ class _Canonical:
         if isinstance(value, torch.dtype):
             return {"dtype": dtype_name(value)}
         raise Unsupported(f"an argument of type {type(value).__name__} ({value!r}) has no canonical form")
-
-
-def _outputs(value: Any) -> Json:
-    if isinstance(value, torch.Tensor):
-        return [dtype_name(value.dtype), [int(s) for s in value.shape]]
-    if isinstance(value, (tuple, list)):
-        return [_outputs(one) for one in value]
-    return None
 
 
 def _literal(value: torch.Tensor) -> Json:
@@ -139,7 +175,7 @@ def _literal(value: torch.Tensor) -> Json:
 def source_digest() -> str:
     """SHA-256 over the source of the converters and of the build: what turns a graph into a network."""
     here = Path(__file__).parent
-    files = sorted([*here.glob("ops/*.py"), here / "build.py"])
+    files = sorted([*here.glob("ops/*.py"), here / "build.py", here / "sizes.py"])
     total = hashlib.sha256()
     for file in files:
         content = file.read_bytes()
@@ -154,7 +190,8 @@ def host() -> Json:
 
 
 def environment(
-    flavour: tuple[str, str], device: Json, mode: str, options: dict[str, Json], *, tf32: bool
+    flavour: tuple[str, str], device: Json, mode: str, options: dict[str, Json], *, tf32: bool,
+    half_sums: bool,
 ) -> dict[str, Json]:
     """The parts of a key that are the same for all partitions of one compilation.
 
@@ -164,6 +201,7 @@ def environment(
         mode: the refit mode that ``auto`` became.
         options: :meth:`.options.Options.in_key`.
         tf32: whether float32 products may round to TF32.
+        half_sums: whether float16 products may be summed in float16.
     """
     return {
         "flavour": list(flavour),
@@ -172,6 +210,7 @@ def environment(
         "mode": mode,
         "options": {**options, "refit_mode": mode},
         "tf32": tf32,
+        "half_sums": half_sums,
         "source": source_digest(),
     }
 

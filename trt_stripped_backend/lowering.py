@@ -24,6 +24,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
+from .errors import Unsupported
+from .sizes import OPERATORS, Size, expression, is_symbol, sampled, size
+
 aten = torch.ops.aten
 
 #: CompositeImplicit operators kept whole; names that a torch version lacks are left out.
@@ -40,7 +43,7 @@ _KEPT_FROM_TABLE = (
     "masked_fill.Scalar", "masked_fill.Tensor", "t", "transpose.int", "_fused_rms_norm", "roll", "std.correction",
     "leaky_relu", "elu", "hardtanh", "baddbmm", "mv", "dot", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
     "replication_pad1d", "replication_pad2d", "replication_pad3d", "stack", "split.Tensor", "unbind.int",
-    "select_scatter", "diag_embed", "tril", "triu",
+    "select_scatter", "diag_embed", "tril", "triu", "take", "col2im",
 )  # fmt: skip
 
 _override_lock = threading.RLock()  # the composite override patches torch's dispatcher for the whole process
@@ -242,7 +245,9 @@ def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return (one.dtype, one.device, one.stride()) == (other.dtype, other.device, other.stride())
+    if (one.dtype, one.device, one.ndim) != (other.dtype, other.device, other.ndim):
+        return False
+    return all(s[: one.ndim] == s[one.ndim :] for s in sampled([*one.stride(), *other.stride()]))
 
 
 def viewed(node: fx.Node) -> fx.Node | None:
@@ -335,5 +340,53 @@ def _emit(graph: fx.Graph, target: torch._ops.OpOverload, *args: Any, **kwargs: 
     return node
 
 
+def sizes_from_arguments(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
+    """Computes each symbolic size from the graph's own arguments, before everything else.
+
+    So a size never waits for a tensor, and whatever is cut out of the graph can be told the sizes that it needs. Sizes
+    that depend on data, or whose arithmetic TensorRT lacks, stay where they are.
+    """
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    first = next(node for node in gm.graph.nodes if node.op != "placeholder")
+    known = {expression(n.meta["val"]): n for n in placeholders if is_symbol(n.meta.get("val"))}
+    with gm.graph.inserting_before(first):
+        for node in placeholders:
+            value = node.meta.get("val")
+            for dim, one in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+                if is_symbol(one) and expression(one) not in known:
+                    known[expression(one)] = made = gm.graph.call_function(aten.sym_size.int, (node, dim))
+                    made.meta["val"] = one
+        made_of: dict[Any, fx.Node] = {symbol.name: node for symbol, node in known.items()}
+        for node in list(gm.graph.nodes):
+            value = node.meta.get("val")
+            if node.op != "call_function" or not isinstance(value, torch.SymInt) or node in known.values():
+                continue
+            with contextlib.suppress(Unsupported, KeyError):
+                computed = _computed(gm.graph, size(value, {s: s.name for s in known}), made_of)
+                if isinstance(computed, fx.Node):
+                    node.replace_all_uses_with(computed)
+    gm.graph.eliminate_dead_code()
+
+
+def _computed(graph: fx.Graph, wanted: Size, made: dict[Any, fx.Node]) -> fx.Node | int:
+    """The node that computes a size."""
+    if isinstance(wanted, int):
+        return wanted
+    if wanted in made:
+        return made[wanted]
+    operands = [_computed(graph, one, made) for one in wanted[1:]]
+    rule = {"max": torch.sym_max, "min": torch.sym_min}.get(wanted[0]) or OPERATORS[wanted[0]]
+    total = operands[0]
+    for operand in operands[1:]:
+        node = graph.call_function(rule, (total, operand))
+        node.meta["val"] = rule(*(one.meta["val"] if isinstance(one, fx.Node) else one for one in (total, operand)))
+        total = node
+    assert isinstance(total, fx.Node)
+    made[wanted] = total
+    return total
+
+
 #: In order; each is followed by a lint of the graph.
-PASSES: tuple[Callable[[fx.GraphModule, set[fx.Node]], None], ...] = (drop_copies, fold_batch_norm)
+PASSES: tuple[Callable[[fx.GraphModule, set[fx.Node]], None], ...] = (
+    drop_copies, fold_batch_norm, sizes_from_arguments,
+)  # fmt: skip

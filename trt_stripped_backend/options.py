@@ -98,6 +98,17 @@ def _parse_dirs(value: Any) -> tuple[Path, ...]:
     return dirs
 
 
+def _parse_range(value: Any) -> tuple[int, int]:
+    parts = re.split(r"[\s,:]+", value.strip()) if isinstance(value, str) else value
+    try:
+        low, high = (_parse_int(0)(part) for part in parts)
+    except (TypeError, ValueError):
+        low, high = 1, 0
+    if low > high or not high:
+        raise ValueError("the smallest and the largest size, such as (1, 4096) or '1:4096'")
+    return low, high
+
+
 def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value in (None, "") else parse(value)
 
@@ -148,6 +159,11 @@ class Options:
         False, _parse_bool, "compare each engine's first run with PyTorch; on a difference drop the engine and say so",
         key="no: it checks a plan and does not change it",
     )  # fmt: skip
+    dynamic_range: tuple[int, int] | None = _option(
+        None, _optional(_parse_range), "smallest and largest size of dynamic dimensions that PyTorch sets no limit "
+        "for; a size beyond leads to another engine; None: up to 4096, or four times the first size",
+        key="no: the ranges that an engine is built for are a part of the key",
+    )  # fmt: skip
     workspace_size: int | None = _option(
         None, _optional(parse_size), "scratch bytes that TensorRT's tactics may use at most; None: its own default",
         key="yes",
@@ -188,9 +204,18 @@ class Options:
         "warn", _parse_choice("warn", "raise"), "what cache trouble does: warn once and go on without, or raise",
         key="no: it changes what is raised, not what is built",
     )  # fmt: skip
+    progress: bool | None = _option(
+        None, _optional(_parse_bool), "show builds on stderr; None: where it is a terminal",
+        key="no: it changes what is seen, not what is built",
+    )  # fmt: skip
     max_weight_sets: int = _option(
         4, _parse_int(1), "general mode: refitted engines kept for each plan, so that switching weights needs no refit",
         key="no: it says how many copies of an engine live at run time",
+    )  # fmt: skip
+    max_weight_bytes: int | None = _option(
+        None, _optional(parse_size), "general mode: bytes of weights that the refitted engines of one plan may hold, "
+        "one engine always may; None: a quarter of the GPU's memory",
+        key="no: as max_weight_sets",
     )  # fmt: skip
 
     @classmethod

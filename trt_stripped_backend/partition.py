@@ -8,26 +8,24 @@ would raise the level by two. So everything of one level is one partition, witho
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
-from .errors import Unsupported
 from .lowering import viewed
-from .ops.network import DTYPES
-from .ops.registry import Op, bind, is_getitem
+from .ops.registry import is_getitem
 from .options import Options
-from .types import Partition, Rejection, dtype_name
+from .reasons import Lookup, reasons
+from .sizes import expression, is_symbol, symbols
+from .types import Partition, Rejection
 from .weights import Split, constant_nodes
 
 #: The argument that the split graph passes first to every engine: the weights to run with.
 WEIGHTS = "weights"
-
-Lookup = Callable[[Any], Op | None]
 
 
 @dataclass(frozen=True)
@@ -60,100 +58,55 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
     gm = split.module
     constant = constant_nodes(gm.graph)
     device = _device(gm.graph)
+    sizes = _sizes(gm.graph)
+    told = _told(gm.graph, sizes)
     rejected: dict[fx.Node, Rejection] = {}
     for node in gm.graph.nodes:
+        if node in sizes:
+            continue
         if node.op == "call_function" and not is_getitem(node):
-            found = next(_reasons(node, options, lookup, refit, constant, device), None)
+            found = next(reasons(node, options, lookup, refit, constant, sizes, told, device), None)
             if found is not None:
                 rejected[node] = _rejection(node, *found)
         elif node.op == "call_module":
             rejected[node] = _rejection(node, "op", "a submodule is not converted")
     groups = []
-    for group in _levels(gm.graph, rejected):
+    for group in _levels(gm.graph, rejected, sizes):
         counted = [n for n in group if n not in constant and not is_getitem(n)]
         if len(counted) >= max(options.min_block_size, 1):
             groups.append(group)
             continue
         why = f"block of {len(counted)} operators, smaller than min_block_size={options.min_block_size}"
         rejected.update({n: _rejection(n, "size", why) for n in counted})
-    module, partitions = _Cut(gm, *_share_memory(groups), split.weights).run()
+    module, partitions = _Cut(gm, *_share_memory(groups), split.weights, sizes, told).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
     return Partitioned(module, partitions, rejections, device)
 
 
-# ------------------------------------------------------------------------------------------------ reasons
+def _sizes(graph: fx.Graph) -> dict[fx.Node, None]:
+    """Arithmetic on sizes of the graph's arguments: known before any engine runs, wherever its result is used."""
+    sizes: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if isinstance(node.meta.get("val"), torch.SymInt) and all(
+            i in sizes or i.op == "placeholder" for i in node.all_input_nodes
+        ):
+            sizes[node] = None
+    return sizes
 
 
-def _reasons(
-    node: fx.Node,
-    options: Options,
-    lookup: Lookup,
-    refit: bool,
-    constant: set[fx.Node],
-    device: torch.device | None,
-) -> Iterator[tuple[str, str]]:
-    """(kind, reason) pairs against running a node in an engine; none means that it can."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        yield "op", "not an ATen operator"
-        return
-    if target._schema.is_mutable:
-        yield "mutation", "writes to its argument"
-    op = lookup(target)
-    if op is None and torch.Tag.nondeterministic_seeded in target.tags:
-        yield "random", "a random operator: an engine would repeat the same numbers"
-    if op is None and torch.Tag.dynamic_output_shape in target.tags:
-        yield "data", "the output's shape depends on data"
-    if _named(target, options.torch_executed_ops):
-        yield "option", "named in torch_executed_ops"
-    if op is None:
-        yield "op", "no converter"
-        return
-    if refit and not op.refittable and not _named(target, options.allow_ops):
-        yield "refit", "not refittable: TensorRT's layers for it hold constants that a refit cannot set (see allow_ops)"
-    for one in (*node.all_input_nodes, node):
-        value = one.meta.get("val")
-        for each in value if isinstance(value, (tuple, list)) else (value,):
-            # A literal is part of the engine, wherever it was traced.
-            yield from _value_reasons(each, op, None if one in constant else device)
-    yield from _argument_reasons([*node.args, *node.kwargs.values()])
-    try:
-        arguments = bind(target, _fake(node.args), _fake(node.kwargs))
-        yield from (("limit", reason) for reason in op.reasons(arguments))
-    except Unsupported as error:
-        yield "limit", str(error)
-
-
-def _value_reasons(value: Any, op: Op, device: torch.device | None) -> Iterator[tuple[str, str]]:
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        yield "limit", "a symbolic number"
-    if not isinstance(value, torch.Tensor):
-        return
-    if value.layout is not torch.strided or value.is_nested:
-        yield "limit", f"a {value.layout} tensor"
-    elif has_free_symbols(value.shape):
-        yield "limit", "a dynamic shape"
-    elif value.ndim > 8:
-        yield "limit", f"a tensor of rank {value.ndim}: TensorRT holds 8"
-    if value.dtype not in DTYPES:
-        yield "dtype", f"{dtype_name(value.dtype)} stays in PyTorch"
-    elif op.dtypes is not None and value.dtype not in op.dtypes:
-        yield "dtype", f"no {dtype_name(value.dtype)} in TensorRT for this operator"
-    if device is not None and value.device != device:
-        yield "device", f"a tensor on {value.device} in a graph on {device}"
-
-
-def _argument_reasons(arguments: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Arguments that no key can hold."""
-    for value in arguments:
-        if isinstance(value, (list, tuple)):
-            yield from _argument_reasons(value)
-        elif not (value is None or isinstance(value, _ARGUMENTS)):
-            yield "limit", f"an argument of type {type(value).__name__}"
-
-
-_ARGUMENTS = (fx.Node, bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+def _told(graph: fx.Graph, sizes: dict[fx.Node, None]) -> dict[sympy.Symbol, fx.Node]:
+    """For each symbol the node that tells its value; makes one where only a tensor does, and adds it to ``sizes``."""
+    told = {expression(node.meta["val"]): node for node in reversed(list(sizes)) if is_symbol(node.meta["val"])}
+    with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
+        for node in graph.find_nodes(op="placeholder"):
+            value = node.meta.get("val")
+            for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+                if is_symbol(size) and expression(size) not in told:
+                    told[expression(size)] = made = graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+                    made.meta["val"] = size
+                    sizes[made] = None
+    return told
 
 
 def _device(graph: fx.Graph) -> torch.device | None:
@@ -161,15 +114,6 @@ def _device(graph: fx.Graph) -> torch.device | None:
     values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
     devices = [value.device for value in values if isinstance(value, torch.Tensor)]
     return next((d for d in devices if d.type == "cuda"), devices[0] if devices else None)
-
-
-def _named(target: torch._ops.OpOverload, names: frozenset[str]) -> bool:
-    name = str(target)
-    return name in names or name.rpartition(".")[0] in names
-
-
-def _fake(argument: Any) -> Any:
-    return fx.node.map_arg(argument, lambda n: n.meta.get("val"))
 
 
 def _rejection(node: fx.Node, kind: str, reason: str) -> Rejection:
@@ -189,11 +133,13 @@ def _where(node: fx.Node) -> str:
 # ------------------------------------------------------------------------------------------------ groups
 
 
-def _levels(graph: fx.Graph, rejected: dict[fx.Node, Rejection]) -> list[list[fx.Node]]:
+def _levels(
+    graph: fx.Graph, rejected: dict[fx.Node, Rejection], sizes: dict[fx.Node, None]
+) -> list[list[fx.Node]]:
     level: dict[fx.Node, int] = {}
     inside: dict[fx.Node, bool] = {}
     for node in graph.nodes:
-        if node.op in ("placeholder", "get_attr", "output"):
+        if node.op in ("placeholder", "get_attr", "output") or node in sizes:
             continue
         inside[node] = inside[node.args[0]] if is_getitem(node) and node.args[0] in inside else node not in rejected
         if is_getitem(node) and node.args[0] not in inside:
@@ -260,9 +206,12 @@ class _Cut:
     """The graph under construction: nodes are copied, each group becomes one call of an engine."""
 
     def __init__(
-        self, gm: fx.GraphModule, groups: list[list[fx.Node]], outside: set[fx.Node], weights: frozenset[str]
-    ) -> None:
+        self, gm: fx.GraphModule, groups: list[list[fx.Node]], outside: set[fx.Node], weights: frozenset[str],
+        sizes: dict[fx.Node, None], told: dict[sympy.Symbol, fx.Node],
+    ) -> None:  # fmt: skip
+        self.sizes = sizes
         self.gm, self.groups, self.outside, self.weights = gm, groups, outside, weights
+        self.inputs = [_inputs(group, told) for group in groups]
         self.group_of = {node: index for index, group in enumerate(groups) for node in group}
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
@@ -274,7 +223,7 @@ class _Cut:
         self.bundle = self.graph.placeholder(WEIGHTS)
         # Depth first over units (an engine or a node), in the graph's own order: what writes to arguments stays last.
         for root in self.gm.graph.nodes:
-            stack = [(root, False)]
+            stack = [(root, False)] if root not in self.sizes or root.op == "placeholder" else []
             while stack:
                 node, ready = stack.pop()
                 if self._emitted(node):
@@ -292,22 +241,21 @@ class _Cut:
     def _dependencies(self, node: fx.Node) -> list[fx.Node]:
         if node not in self.group_of:
             return node.all_input_nodes
-        own = self.group_of[node]
-        inputs = (i for n in self.groups[own] for i in n.all_input_nodes)
-        return list(dict.fromkeys(i for i in inputs if self.group_of.get(i) != own))
+        return self.inputs[self.group_of[node]]
 
     def _emit(self, node: fx.Node) -> None:
         if node in self.group_of:
             self.done.add(self.group_of[node])
-            self._emit_engine(self.groups[self.group_of[node]])
+            self._emit_engine(self.group_of[node])
             return
         if node.op == "get_attr":
             self.attributes[str(node.target)] = _attribute(self.gm, node)
         self.new[node] = self.graph.node_copy(node, self.new.__getitem__)
 
-    def _emit_engine(self, group: list[fx.Node]) -> None:
-        name = f"engine_{len(self.partitions)}"
-        piece, inputs, outputs = _extract(self.gm, group, self.outside)
+    def _emit_engine(self, index: int) -> None:
+        name, group = f"engine_{len(self.partitions)}", self.groups[index]
+        inputs = [n for n in self.inputs[index] if n.op != "get_attr"]
+        piece, outputs = _extract(self.gm, group, self.inputs[index], self.outside)
         used = frozenset(n.name for n in inputs if n.op == "placeholder" and n.name in self.weights)
         nodes = sum(not is_getitem(n) for n in group)
         self.partitions.append(Partition(name, piece, used, nodes))
@@ -325,18 +273,35 @@ def _attribute(gm: fx.GraphModule, node: fx.Node) -> Any:
     return operator.attrgetter(str(node.target))(gm)
 
 
+def _inputs(group: list[fx.Node], told: dict[sympy.Symbol, fx.Node]) -> list[fx.Node]:
+    """What a group takes from outside: arguments of its nodes, and the sizes that no tensor among these tells."""
+    members = set(group)
+    given = dict.fromkeys(i for n in group for i in n.all_input_nodes if i not in members)
+    used = dict.fromkeys(s for n in (*group, *given) for s in symbols(_shapes(n.meta.get("val"))))
+    own = {expression(v) for n in given for v in _shapes(n.meta.get("val")) if is_symbol(v)}
+    return [*given, *(told[symbol] for symbol in used if symbol not in own)]
+
+
+def _shapes(value: Any) -> list[Any]:
+    """All sizes in a node's value."""
+    if isinstance(value, torch.Tensor):
+        return list(value.shape)
+    if isinstance(value, (tuple, list)):
+        return [s for one in value for s in _shapes(one)]
+    return [value]
+
+
 def _extract(
-    gm: fx.GraphModule, group: list[fx.Node], outside: set[fx.Node]
-) -> tuple[fx.GraphModule, list[fx.Node], list[fx.Node]]:
-    """A group as a module of its own: (module, the nodes behind its placeholders, the nodes behind its outputs)."""
+    gm: fx.GraphModule, group: list[fx.Node], given: list[fx.Node], outside: set[fx.Node]
+) -> tuple[fx.GraphModule, list[fx.Node]]:
+    """A group as a module of its own: (module, the nodes behind its outputs)."""
     members, graph = set(group), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {}
-    given = dict.fromkeys(i for n in group for i in n.all_input_nodes if i not in members)
-    inputs = [n for n in given if n.op != "get_attr"]
-    for node in inputs:
-        copies[node] = graph.placeholder(node.name)
-        copies[node].meta = dict(node.meta)
+    for node in given:
+        if node.op != "get_attr":
+            copies[node] = graph.placeholder(node.name)
+            copies[node].meta = dict(node.meta)
     for node in given:
         if node.op == "get_attr":
             attributes[str(node.target)] = _attribute(gm, node)
@@ -346,4 +311,4 @@ def _extract(
     needed = {user for n in group for user in n.users if user not in members or user in outside}
     outputs = [n for n in group if n not in outside and not needed.isdisjoint(n.users)]
     graph.output(tuple(copies[n] for n in outputs))
-    return fx.GraphModule(attributes, graph), inputs, outputs
+    return fx.GraphModule(attributes, graph), outputs

@@ -1,8 +1,10 @@
-"""Whether float32 matrix products may round to TF32: PyTorch's setting, carried into TensorRT.
+"""How matrix products may round: PyTorch's settings, carried into TensorRT.
 
 TensorRT-RTX ignores a cleared ``BuilderFlag.TF32`` (seen on 1.6.1: relative error 2.9e-4 either way) and obeys the
 variable ``NVIDIA_TF32_OVERRIDE``, which must read the same when an engine is built, when a context is made from it and
-when it is refitted. So all three happen inside :func:`applied`, whatever the variable holds outside.
+when it is refitted. So all three happen inside :func:`applied`, whatever the variable holds outside. And the first
+engine of a process decides for all: what comes after one with TF32 rounds to it, whatever the variable then says.
+:func:`settled` keeps to that.
 """
 
 from __future__ import annotations
@@ -13,19 +15,72 @@ import threading
 from collections.abc import Iterator
 
 import torch
+from torch import fx
 
+from .errors import Unsupported
+
+#: Operators whose converters multiply matrices.
+PRODUCTS = frozenset({
+    "aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.addmm", "aten.addbmm",
+    "aten.baddbmm", "aten.addmv", "aten.convolution", "aten.scaled_dot_product_attention", "aten._embedding_bag",
+    "aten._embedding_bag_forward_only",
+})  # fmt: skip
 _VARIABLE = "NVIDIA_TF32_OVERRIDE"
 _held = threading.RLock()
 _changing = threading.Lock()  # held for moments only, so that nobody waits for a build to ask what is allowed
 _users: list[str | None] = []  # what the variable was before each holder, the outermost first
+_first: bool | None = None  # whether the first engine of this process had TF32
 
 
 def tf32_allowed() -> bool:
     """As PyTorch is set (``torch.backends.cuda.matmul``), unless the user's variable decides for all libraries."""
-    with _changing:
-        user = _users[0] if _users else os.environ.get(_VARIABLE)
+    user = _user()
     # torch.get_float32_matmul_precision() raises once the user has set this attribute.
     return user == "1" if user in ("0", "1") else torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def half_sums_allowed() -> bool:
+    """Whether float16 products may be summed in float16: ``torch.backends.cuda.matmul.allow_fp16_accumulation``."""
+    return bool(torch.backends.cuda.matmul.allow_fp16_accumulation)
+
+
+def _user() -> str | None:
+    """The variable as the user set it."""
+    with _changing:
+        return _users[0] if _users else os.environ.get(_VARIABLE)
+
+
+def exact_in_tf32(graph: fx.Graph) -> bool:
+    """Whether no product of a graph has a float32 operand: TF32 holds all of float16 and bfloat16, so it loses nothing
+    of these, and is far faster than emulated float32. A graph without products must not hold float32 at all, because
+    its engine decides for those of the graphs to come, which will be of its types."""
+    products = [node for node in graph.nodes if str(node.target).rpartition(".")[0] in PRODUCTS]
+    values = (one.meta.get("val") for node in products or graph.nodes for one in node.all_input_nodes)
+    return not any(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values)
+
+
+def settled(tf32: bool, exact: bool) -> bool:
+    """Whether an engine of this process gets TF32.
+
+    Args:
+        tf32: what :func:`tf32_allowed` said.
+        exact: what :func:`exact_in_tf32` said of the whole graph that the engine is a piece of.
+
+    Raises:
+        Unsupported: it must not, and an earlier engine had it.
+    """
+    global _first
+    wanted = tf32 or (_user() != "0" and exact)
+    with _changing:
+        if _first is None:
+            _first = wanted
+        if _first and not wanted:
+            raise Unsupported(
+                "its float32 products may not round to TF32, and the first engine of this process may, which NVIDIA's "
+                f"libraries keep to: start the process with {_VARIABLE}=0, or allow TF32 "
+                "(torch.backends.cuda.matmul.allow_tf32 = True)"
+            )
+        return wanted and _first
 
 
 @contextlib.contextmanager

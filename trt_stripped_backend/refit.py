@@ -20,7 +20,7 @@ from .flavour import logger, messages, trt
 from .live import Bundle
 from .ops.network import to_trt
 from .precision import applied
-from .types import Entry
+from .types import Entry, TensorSpec
 from .watch import Alias
 
 
@@ -47,6 +47,7 @@ class Engine:
         self.tf32 = bool(entry.header["tf32"])
         self.needs_weights = entry.header["mode"] in ("general", "identical")
         self.identical = entry.header["mode"] == "identical"
+        self.dynamic = bool(entry.header["ranges"])
         self.slots = [name for name, _ in entry.header["slots"]]
         self.literals = {name: decode_literal(data) for name, data in entry.header["literals"].items()}
         self.token: object | None = None
@@ -132,6 +133,11 @@ class EnginePool:
     Engines that hold no weights (``bound``), or values that the key holds too, are one for all. Engines that hold a
     copy of what may change (``general``) are one for each set of weights, at most ``limit``; beyond that the least
     recently used one is refitted for the new set.
+
+    Args:
+        entry: the plan's.
+        device: where its engines run.
+        limit: how many there may be.
     """
 
     def __init__(self, entry: Entry, device: torch.device, limit: int) -> None:
@@ -176,8 +182,19 @@ _pools: dict[tuple[str, torch.device], EnginePool] = {}
 _pools_lock = threading.Lock()
 
 
-def pool(entry: Entry, device: torch.device, limit: int) -> EnginePool:
-    """The pool of an entry on a device: one in the process, whichever compiled graph asks."""
+def pool(entry: Entry, device: torch.device, sets: int, budget: int | None = None) -> EnginePool:
+    """The pool of an entry on a device: one in the process, whichever compiled graph asks.
+
+    Args:
+        entry: the plan's.
+        device: where its engines run.
+        sets: how many sets of weights may be held.
+        budget: how many bytes they may take together, one set always may; None for a quarter of the GPU's memory.
+    """
+    if budget is None:
+        budget = torch.cuda.get_device_properties(device).total_memory // 4
+    one = sum(TensorSpec.from_json(spec).nbytes for _, spec in entry.header["slots"])
+    limit = max(min(sets, budget // max(one, 1)), 1)
     with _pools_lock:
         found = _pools.setdefault((entry.key, device), EnginePool(entry, device, limit))
         found.limit = max(found.limit, limit)

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,9 +17,42 @@ from .flavour import messages, trt
 from .live import ALIGNMENT, Bundle, fits, laid_out
 from .precision import applied
 from .refit import Engine, EnginePool
-from .types import BlobStore, Signature
+from .types import BlobStore, Signature, TensorSpec
 
 log = logging.getLogger("trt_stripped_backend")
+
+_MAX_CALLS = 4096  # sizes whose shapes are kept ready
+
+
+
+#: For each dynamic size, the position of the argument that tells it, and the dimension; None for an int.
+Places = list[tuple[int, int | None]]
+
+
+def places(signature: Signature, inputs: Sequence[str]) -> Places:
+    """Where a call's arguments, named ``inputs``, tell the dynamic sizes."""
+    return [(inputs.index(one.argument), one.dim) for one in signature.symbols]
+
+
+def sizes(places: Places, inputs: Sequence[Any]) -> tuple[int, ...]:
+    """The values of the dynamic sizes in a call."""
+    return tuple(inputs[i] if dim is None else inputs[i].shape[dim] for i, dim in places)
+
+
+class _Call(NamedTuple):
+    """What depends on a call's sizes alone.
+
+    Attributes:
+        inputs: ``(name, position among the arguments, spec)``.
+        outputs: ``(name, shape, stride, dtype)``.
+        shapes: what a context must be told: ``(input name, shape in memory order)`` of dynamic inputs.
+        expected: ``(output name, shape in memory order)`` of dynamic outputs.
+    """
+
+    inputs: list[tuple[str, int, TensorSpec]]
+    outputs: list[tuple[str, tuple[int, ...], tuple[int, ...], torch.dtype]]
+    shapes: list[tuple[str, tuple[int, ...]]]
+    expected: list[tuple[str, tuple[int, ...]]]
 
 
 class Runner:
@@ -38,14 +72,39 @@ class Runner:
         on_refit: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.index, self.signature, self.pool, self.blobs, self.on_refit = index, signature, pool, blobs, on_refit
-        given = {name: i for i, name in enumerate(inputs)}
-        self._inputs = [(f"x{k}", given[name], spec) for k, (name, spec) in enumerate(signature.inputs)]
+        self._given = {name: i for i, name in enumerate(inputs)}
         self._slots = [slot.name for _, slot in signature.slots]
-        self._outputs = [(f"y{k}", spec.shape, spec.stride, spec.dtype) for k, spec in enumerate(signature.outputs)]
+        self._places = places(signature, inputs)
+        self._calls: OrderedDict[tuple[int, ...], _Call] = OrderedDict()
+        self._fixed = None if self._places else self._call({})
         self._contexts = threading.local()
         self.device = pool.device
 
-    def __call__(self, weights: Bundle, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _call(self, known: Mapping[str, int]) -> _Call:
+        inputs = [(f"x{k}", self._given[name], spec) for k, (name, spec) in enumerate(self.signature.inputs)]
+        outputs = [(f"y{k}", spec, spec.at(known)) for k, spec in enumerate(self.signature.outputs)]
+        shapes = [(name, spec.at(known).physical) for name, _, spec in inputs if spec.dynamic]
+        shapes += [(one.name, (known[one.name],)) for one in self.signature.symbols if one.dim is None]
+        return _Call(
+            [(name, i, spec.at(known)) for name, i, spec in inputs],
+            [(name, now.shape, now.stride, now.dtype) for name, _, now in outputs],
+            shapes,
+            [(name, now.physical) for name, spec, now in outputs if spec.dynamic],
+        )
+
+    def _call_of(self, inputs: Sequence[Any]) -> _Call:
+        if self._fixed is not None:
+            return self._fixed
+        values = sizes(self._places, inputs)
+        call = self._calls.get(values)
+        if call is None:
+            known = {one.name: value for one, value in zip(self.signature.symbols, values, strict=True)}
+            call = self._calls[values] = self._call(known)
+            while len(self._calls) > _MAX_CALLS:
+                self._calls.popitem(last=False)
+        return call
+
+    def __call__(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
         """Enqueues the engine; ordered with the caller's current stream, not waited for.
 
         Raises:
@@ -58,13 +117,14 @@ class Runner:
                 return self._run(weights, inputs)
         return self._run(weights, inputs)
 
-    def _run(self, weights: Bundle, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _run(self, weights: Bundle, inputs: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        call = self._call_of(inputs)
         caller = torch.cuda.current_stream()
         stream = caller if caller.cuda_stream else _side_stream(caller.device)
-        bound = [(name, _readable(inputs[i], spec)) for name, i, spec in self._inputs]
+        bound = [(name, _readable(inputs[i], spec)) for name, i, spec in call.inputs]
         outputs = tuple(
             torch.empty_strided(shape, stride, dtype=dtype, device=self.device)
-            for _, shape, stride, dtype in self._outputs
+            for _, shape, stride, dtype in call.outputs
         )
         if stream is not caller:
             stream.wait_stream(caller)
@@ -76,9 +136,14 @@ class Runner:
             set_address = context.trt.set_tensor_address
             for name, tensor in bound:
                 set_address(name, tensor.data_ptr() or _placeholder(self.device))
-            for (name, *_), tensor in zip(self._outputs, outputs, strict=True):
+            for (name, *_), tensor in zip(call.outputs, outputs, strict=True):
                 set_address(name, tensor.data_ptr() or _placeholder(self.device))
             moved = context.enter(stream)
+            if context.call is not call:
+                for one in self.signature.symbols:
+                    if one.dim is None:
+                        set_address(one.name, _placeholder(self.device))
+                context.reshape(call)
             if not engine.needs_weights and (moved or context.token is not weights.set.token):
                 self._bind(context, weights, stream)
             if not context.trt.execute_async_v3(stream.cuda_stream):
@@ -150,6 +215,7 @@ class _Context:
         # These must outlive the context. Not our Engine, whose end is what ends its contexts.
         self._owners = engine.engine, engine.runtime
         self.token: object | None = None
+        self.call: _Call | None = None
         self.fresh = False
         self._stream: torch.cuda.Stream | None = None
         self._cache: Any = None
@@ -159,7 +225,9 @@ class _Context:
         if self.trt is None:
             raise RuntimeError(f"TensorRT made no execution context: {messages.text()}")
         size = getattr(cuda_engine, "device_memory_size_v2", None)
-        self._scratch_size = int(cuda_engine.device_memory_size if size is None else size)
+        # What the largest of dynamic shapes would take is not asked for: each call's own shapes decide.
+        most = cuda_engine.device_memory_size if size is None else size
+        self._scratch_size: int | None = None if engine.dynamic else int(most)
 
     def _make(self, cuda_engine: Any, kernels: bytes | None) -> Any:
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -183,12 +251,37 @@ class _Context:
         if self._stream is not None and not torch.cuda.is_current_stream_capturing():
             stream.wait_stream(self._stream)
         self._stream = stream
+        self._lend(stream)
+        return True
+
+    def _lend(self, stream: torch.cuda.Stream) -> None:
+        if self._scratch_size is None:
+            return
         self._scratch = _scratch(stream, self._scratch_size)
         if hasattr(self.trt, "set_device_memory"):
-            self.trt.set_device_memory(self._scratch.data_ptr(), self._scratch_size)
+            self.trt.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
         else:
             self.trt.device_memory = self._scratch.data_ptr()
-        return True
+
+    def reshape(self, call: _Call) -> None:
+        """Tells TensorRT the shapes of a call.
+
+        Raises:
+            RuntimeError: they are outside what the engine was built for, or lead to other outputs than PyTorch's.
+        """
+        self.call = None
+        for name, shape in call.shapes:
+            if not self.trt.set_input_shape(name, shape):
+                raise RuntimeError(f"TensorRT refused shape {list(shape)} of {name}: {messages.text()}")
+        for name, shape in call.expected:
+            have = tuple(self.trt.get_tensor_shape(name))
+            if have != shape:
+                raise RuntimeError(f"output {name} would have shape {list(have)} in TensorRT, {list(shape)} in PyTorch")
+        if call.shapes:  # less than what the largest shapes need
+            self._scratch_size = self.trt.update_device_memory_size_for_shapes()
+            assert self._stream is not None
+            self._lend(self._stream)
+        self.call = call
 
     def kernels(self) -> bytes | None:
         """The kernels that RTX compiled for this context, to be saved."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import sympy
 import torch
 from torch import fx
+
+from .sizes import Size, evaluate, from_json, sampled, size
 
 Json = Any  # None | bool | int | float | str | list[Json] | dict[str, Json]
 
@@ -46,32 +50,50 @@ class TensorSpec:
     """What an engine knows of one of its tensors.
 
     Attributes:
-        shape: sizes as PyTorch sees them.
+        shape: sizes as PyTorch sees them; a dynamic one is an expression, see :mod:`.sizes`.
         dtype: element type.
         order: dimensions from outermost to innermost in memory; the identity is a contiguous tensor, ``(0, 2, 3, 1)``
             is channels_last. The engine's own binding has the *physical* shape and permutes inside, so that tensors
             of any dense layout pass without a copy.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     dtype: torch.dtype
     order: tuple[int, ...]
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> TensorSpec:
-        """The spec of a (fake) tensor; a layout with gaps or overlaps becomes contiguous: it is copied when bound."""
-        shape = tuple(int(s) for s in tensor.shape)
-        order = dense_order(shape, tuple(int(s) for s in tensor.stride()))
-        return cls(shape, tensor.dtype, tuple(range(len(shape))) if order is None else order)
+    def of(cls, tensor: torch.Tensor, names: Mapping[sympy.Symbol, str] | None = None) -> TensorSpec:
+        """The spec of a (fake) tensor; a layout with gaps or overlaps becomes contiguous: it is copied when bound.
+
+        Args:
+            tensor: its sizes may be symbolic.
+            names: the canonical name of each symbol.
+
+        Raises:
+            Unsupported: a size has no canonical form.
+        """
+        rank = tensor.ndim
+        orders = {dense_order(n[:rank], n[rank:]) for n in sampled([*tensor.shape, *tensor.stride()])}
+        order = orders.pop() if len(orders) == 1 else None
+        shape = tuple(s if isinstance(s, int) else size(s, names or {}) for s in tensor.shape)
+        return cls(shape, tensor.dtype, tuple(range(rank)) if order is None else order)
+
+    def at(self, known: Mapping[str, int]) -> TensorSpec:
+        """The spec with numbers for its symbols."""
+        return replace(self, shape=tuple(evaluate(s, known) for s in self.shape))
 
     @property
-    def physical(self) -> tuple[int, ...]:
+    def dynamic(self) -> bool:
+        return not all(isinstance(s, int) for s in self.shape)
+
+    @property
+    def physical(self) -> tuple[Size, ...]:
         """The shape in memory order."""
         return tuple(self.shape[d] for d in self.order)
 
     @property
     def stride(self) -> tuple[int, ...]:
-        """Strides in elements, of a tensor that has exactly this layout."""
+        """Strides in elements, of a tensor that has exactly this layout and no dynamic size."""
         stride, step = [0] * len(self.shape), 1
         for dim in reversed(self.order):
             stride[dim] = step
@@ -81,8 +103,8 @@ class TensorSpec:
     @property
     def numel(self) -> int:
         count = 1
-        for size in self.shape:
-            count *= size
+        for one in self.shape:
+            count *= one
         return count
 
     @property
@@ -94,7 +116,7 @@ class TensorSpec:
 
     @classmethod
     def from_json(cls, data: Json) -> TensorSpec:
-        return cls(tuple(data["shape"]), getattr(torch, data["dtype"]), tuple(data["order"]))
+        return cls(tuple(map(from_json, data["shape"])), getattr(torch, data["dtype"]), tuple(data["order"]))
 
 
 @dataclass(frozen=True)
@@ -159,6 +181,31 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Symbol:
+    """A dynamic size that an engine's shapes depend on.
+
+    Attributes:
+        name: ``d0``, ``d1``, … by first use.
+        low: smallest value that PyTorch allows.
+        high: largest value that PyTorch allows; None if it sets no limit.
+        example: the value in the call that was traced.
+        argument: the placeholder that tells the value: a tensor, or an int.
+        dim: which of the tensor's dimensions; None for an int, which the engine gets as a tensor of that many elements.
+    """
+
+    name: str
+    low: int
+    high: int | None
+    example: int
+    argument: str
+    dim: int | None
+
+
+#: For each symbol: smallest value, the one to optimize for, and largest.
+Ranges = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
 class Signature:
     """A partition in canonical order: what the engine's tensors are called and which placeholder each one is.
 
@@ -166,11 +213,13 @@ class Signature:
         inputs: ``(placeholder name, spec)`` of engine inputs ``x0``, ``x1``, …
         slots: ``(placeholder name, slot)`` of weights ``w0``, ``w1``, …
         outputs: specs of engine outputs ``y0``, ``y1``, …
+        symbols: the dynamic sizes.
     """
 
     inputs: tuple[tuple[str, TensorSpec], ...]
     slots: tuple[tuple[str, Slot], ...]
     outputs: tuple[TensorSpec, ...]
+    symbols: tuple[Symbol, ...] = ()
 
 
 @dataclass(frozen=True)

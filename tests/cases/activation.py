@@ -24,6 +24,10 @@ def wide_range(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Te
     return lambda x: fn(x * 30)
 
 
+def dropout(train: bool | None) -> Callable[..., Any]:
+    return lambda x: torch.ops.aten.native_dropout(x, 0.5, train)
+
+
 _PRELU = Case("prelu", F.prelu, (T((2, 5, 4, 3)), T((5,))), (1,))
 _PLAIN = [
     on("relu", torch.relu),
@@ -54,6 +58,8 @@ CASES = [
     *_PLAIN,
     *(_ALL.with_dtype(dtype) for dtype in (HALF, BF16)),
     *(_PRELU.with_dtype(dtype) for dtype in (HALF, BF16)),
+    on("native_dropout", dropout(False)),
+    Case("native_dropout_in_training", dropout(True), (X,), rejected="dropout in training"),
     on("relu_0d", torch.relu, T(())),
     on("relu_int", torch.relu, T((4, 5), INT64, "int:-4:5")),
     on("relu6", F.relu6, T((3, 4, 8, 8))),
@@ -82,6 +88,9 @@ CASES = [
     on("softmax_wide", wide_range(functools.partial(F.softmax, dim=-1))),
     on("softmax_to_float", lambda x: F.softmax(x, -1, dtype=torch.float32), T((3, 8), HALF)),
     on("log_softmax_0d", F.log_softmax, T(()), dim=-1),
+    Case("clamp_min_bools", torch.clamp_min, (T((4, 6), BOOL, "bool"), T((6,), BOOL, "bool"))),
+    Case("clamp_max_bools", torch.clamp_max, (T((4, 6), BOOL, "bool"), T((4, 1), BOOL, "bool"))),
+    Case("log_softmax_empty", lambda x: F.log_softmax(x, 2), (T((3, 0, 0)),), rejected="empty"),
     on("log_softmax_1d", F.log_softmax, T((7,)), dim=0),
     on("log_softmax_wide", wide_range(functools.partial(F.log_softmax, dim=-1))),
     Case("prelu_one_slope", F.prelu, (T((2, 5, 4)), T((1,))), (1,)),

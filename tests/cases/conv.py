@@ -73,3 +73,24 @@ _BOTH = ("1d", "2d", "2d_depthwise", "3d", "transposed_1d", "transposed_2d", "tr
 CASES += [c.with_dtype(torch.bfloat16) for c in CASES if c.name in _BOTH]
 # TensorRT sums float16 convolutions in float16.
 CASES += [replace(c.with_dtype(torch.float16), tol=1e-2) for c in CASES if c.name in _BOTH]
+
+
+def fold(name: str, x: tuple[int, ...], size: tuple[int, int], kernel: Any, **kwargs: Any) -> Case:
+    return Case(f"fold_{name}", lambda x: F.fold(x, size, kernel, **kwargs), (T(x),))
+
+
+_FOLDS = [
+    fold("overlapping", (2, 12, 12), (5, 4), 2),
+    fold("side_by_side", (2, 12, 9), (6, 6), 2, stride=2),
+    fold("padded", (1, 18, 20), (5, 4), 3, padding=1),
+    fold("surplus", (1, 8, 9), (7, 7), 2, stride=2),
+    fold("stride_padding", (1, 9, 12), (7, 6), 3, stride=2, padding=1),
+    fold("dilation", (1, 8, 12), (5, 6), (2, 2), dilation=2, padding=(0, 0)),
+    fold("unbatched", (12, 12), (5, 4), 2),
+]
+CASES += [*_FOLDS, replace(_FOLDS[0].with_dtype(torch.bfloat16), rejected="no bfloat16")]
+CASES += [
+    replace(fold("both", (1, 8, 4), (6, 6), 2, stride=2, dilation=2), rejected="both stride and dilation"),
+    replace(fold("large", (1, 81, 1), (9, 9), 9), rejected="81 taps"),
+    Case("fold_of_unfold", lambda x: F.fold(F.unfold(x, 3, padding=1), (6, 7), 3, padding=1), (T((2, 2, 6, 7)),)),
+]

@@ -147,6 +147,12 @@ _EXTREMES = [
     Case("atan2_signed_zeros", lambda a, b: torch.atan2(a * 0.0, b.round() * 0.5), (T((9, 9)), T((9, 9)))),
     Case("atan2_special", torch.atan2, (SPECIAL, T((8, 9), kind="nan"))),
     Case("atan2_int", torch.atan2, (INTS, NONZERO)),
+    *both("hypot", torch.hypot),
+    Case("hypot_broadcasts", torch.hypot, (T((4, 1)), T((6,)))),
+    Case("hypot_limits", lambda a: (torch.hypot(a, a.flip(0)), torch.hypot(a, a * 0)), (SPECIAL,)),
+    Case("hypot_large", lambda a: torch.hypot(a * 1e30, a * 1e30) / 1e30, (X,)),
+    Case("ldexp", torch.ldexp, (X, NONZERO)),
+    Case("ldexp_int", torch.ldexp, (INTS, NONZERO)),
     Case("logaddexp", torch.logaddexp, (X, Y)),
     Case("xlogy", torch.xlogy, (X, Y)),
 ]

@@ -42,6 +42,8 @@ CASES = [
     Case("index_select_of_0d", lambda x, j: x.index_select(0, j), (t(), T((1,), I64, "zeros"))),
     Case("index_select_unsorted", lambda x, j: x.index_select(0, j) * 2, (t(3, 2, 2), i(7, low=0))),
     Case("take", lambda x, j: x.take(j), (t(3, 4), i(2, 3, low=-12, high=12))),
+    Case("take_0d_index", lambda x, j: x.take(j), (t(3, 4), i(low=-12, high=12))),
+    Case("take_of_0d", lambda x, j: x.take(j), (t(), T((2,), I64, "zeros"))),
     Case("take_along_dim", lambda x, j: x.take_along_dim(j, 1), (t(3, 4), i(3, 2, low=0))),
     Case("gather", lambda x, j: x.gather(1, j), (t(3, 4), i(3, 2, low=0))),
     Case("gather_first", lambda x, j: x.gather(0, j), (t(3, 4), i(5, 4, low=0))),

@@ -87,3 +87,20 @@ _BOTH = {
     "adaptive_avg_2d", "adaptive_avg_2d_uneven", "adaptive_avg_2d_to_one",
 }  # fmt: skip
 CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]
+
+
+#: What makes equal maxima, and NaN among them.
+_TIES, _NAN = T(IMAGE, kind="int:0:3"), T(IMAGE, kind="nan")
+_INDICES = {"return_indices": True}
+CASES += [
+    pool("indices_2d", F.max_pool2d, IMAGE, 2, **_INDICES),
+    pool("indices_2d_resnet", F.max_pool2d, IMAGE, 3, 2, 1, **_INDICES),
+    pool("indices_2d_ceil", F.max_pool2d, IMAGE, 3, 2, 1, ceil_mode=True, **_INDICES),
+    pool("indices_2d_dilation", F.max_pool2d, IMAGE, 3, 2, 0, 2, **_INDICES),
+    pool("indices_2d_unbatched", F.max_pool2d, IMAGE[1:], (2, 3), (1, 2), **_INDICES),
+    pool("indices_3d", F.max_pool3d, VOLUME, 2, 2, 1, **_INDICES),
+    pool("indices_1d", F.max_pool1d, LINE, 3, 2, 1, **_INDICES),
+    Case("indices_of_ties", lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True), (_TIES,)),
+    Case("indices_of_nan", lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)[1], (_NAN,)),
+    Case("indices_of_no_size", lambda x: F.max_pool2d(x / 0 - torch.inf, 2, 2, 1, return_indices=True)[1], (_TIES,)),
+]

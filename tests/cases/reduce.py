@@ -111,3 +111,20 @@ _RUNNING = [
     Case("cumprod", lambda x: x.cumprod(1), (X,), rejected="not refittable"),
 ]
 CASES = _SUMS + _VARIANCES + _EXTREMES + _TRUTHS + _RUNNING
+
+
+def _apart(p: float) -> Callable[..., torch.Tensor]:
+    return lambda x, y: torch.ops.aten._cdist_forward(x, y, p, None)
+
+
+_LEFT, _RIGHT = T((2, 5, 3)), T((2, 4, 3))
+CASES += [Case(f"cdist_{p}", _apart(p), (_LEFT, _RIGHT), tol=1e-4) for p in (0.0, 1.0, 2.0, 3.0, float("inf"))]
+CASES += [
+    Case("cdist", torch.cdist, (_LEFT, _RIGHT), tol=1e-4),
+    Case("cdist_broadcasts", torch.cdist, (T((5, 3)), _RIGHT), tol=1e-4),
+    Case("cdist_too_many", _apart(1.0), (T((3000, 8)), T((3000, 8))), rejected="too much memory"),
+    Case("pdist", torch.pdist, (T((5, 3)),), tol=1e-4),
+    Case("pdist_of_1", lambda x: torch.pdist(x, 1.0), (T((5, 3)),), tol=1e-4),
+    Case("pdist_too_many", torch.pdist, (T((200, 3)),), rejected="too many for a literal"),
+    Case("pdist_of_one_row", torch.pdist, (T((1, 3)),), rejected="fewer than two"),
+]

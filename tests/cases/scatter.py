@@ -126,3 +126,22 @@ for _dtype in (F16, BF16, I32, I64, BOOL):
     ]
     if _dtype is not BOOL:
         CASES.append(reduced(f"reduce_sum_{_name}", "sum", _x, i(6, 4, low=0), t(6, 4, dtype=_dtype)))
+
+
+def unpooled(pool: Callable[..., Any], unpool: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+    """Maxima where they were, the rest zero."""
+    return lambda x: unpool(*pool(x, 2, return_indices=True), 2, **kwargs)
+
+
+F = torch.nn.functional
+CASES += [
+    Case("unpool_1d", unpooled(F.max_pool1d, F.max_unpool1d), (t(2, 3, 8),)),
+    Case("unpool_2d", unpooled(F.max_pool2d, F.max_unpool2d), (t(2, 3, 8, 6),)),
+    Case("unpool_2d_size", unpooled(F.max_pool2d, F.max_unpool2d, output_size=(2, 3, 9, 7)), (t(2, 3, 9, 7),)),
+    Case("unpool_2d_unbatched", unpooled(F.max_pool2d, F.max_unpool2d), (t(3, 8, 6),)),
+    Case("unpool_3d", unpooled(F.max_pool3d, F.max_unpool3d), (t(1, 2, 4, 6, 4),)),
+    Case("masked_scatter", torch.masked_scatter, (t(4, 6), t(4, 6, dtype=BOOL), t(30)), rejected="not refittable"),
+    Case("masked_scatter_rows", torch.masked_scatter, (t(3, 4), t(3, 1, dtype=BOOL), t(12)), rejected="not refittable"),
+    Case("masked_scatter_int", torch.masked_scatter, (t(4, dtype=I64), t(2, 4, dtype=BOOL), t(9, dtype=I64)),
+         rejected="not refittable"),
+]

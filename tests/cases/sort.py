@@ -92,3 +92,13 @@ CASES += [
     Case("sort_bool_values", lambda x: x.sort()[0], (t(4, 9, dtype=BOOL),)),
     Case("stable_bool", lambda x: x.sort(stable=True, descending=True), (t(4, 9, dtype=BOOL),)),
 ]
+CASES += [
+    Case("median", lambda x: x.median(1), (u(4, 7),)),
+    Case("median_even", lambda x: x.median(0, keepdim=True), (u(4, 7),)),
+    Case("median_of_all", lambda x: x.median(), (u(4, 7),)),
+    Case("median_0d", lambda x: (x.median(), *x.median(0)), (t(),)),
+    Case("median_nan", lambda x: x.median(1)[0], (T((9, 4), kind="nan"),)),
+    Case("median_int", lambda x: x.median(1), (u(4, 7, dtype=I64),)),
+    Case("median_too_long", lambda x: x.median(0), (t(8000),), rejected="3840"),
+    Case("median_of_all_too_long", lambda x: x.median(), (t(8000),), rejected="3840"),
+]

@@ -25,6 +25,7 @@ def env(**changes: Any) -> str:
         "mode": "general",
         "options": Options.of({}).in_key(),
         "tf32": False,
+        "half_sums": False,
         **changes,
     }
     return make_key({"graph": [], **environment(**given)}).digest
@@ -40,6 +41,7 @@ def test_every_part_of_the_environment_decides(monkeypatch: pytest.MonkeyPatch) 
         env(device="portable"),
         env(mode="bound"),
         env(tf32=True),
+        env(half_sums=True),
     ]
     monkeypatch.setattr(key, "host", lambda: ["win32", "AMD64"])
     keys.append(env())
@@ -55,7 +57,7 @@ OTHERS: dict[str, Any] = {
     "allow_ops": ["aten.cumsum"], "require_full": True, "verify": True, "workspace_size": 1 << 20,
     "optimization_level": 1, "max_aux_streams": 0, "hardware_compatible": True, "version_compatible": True,
     "cache": False, "cache_dir": "/elsewhere", "cache_size": 5, "lock_timeout": 1, "cache_errors": "raise",
-    "max_weight_sets": 1,
+    "max_weight_sets": 1, "max_weight_bytes": 1 << 30, "dynamic_range": (1, 64), "progress": True,
 }  # fmt: skip
 
 

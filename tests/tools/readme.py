@@ -1,4 +1,4 @@
-"""Writes the README's generated tables between their markers.
+"""Writes the README's generated parts between their markers, and docs/operators.md.
 
 python -m tests.tools.readme           writes them
 python -m tests.tools.readme --check   exit status 1 if they are not up to date
@@ -11,10 +11,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from trt_stripped_backend.ops import library
+from trt_stripped_backend.ops.support import LEFT, Support, short, supported
 from trt_stripped_backend.options import table
 
 README = Path(__file__).parents[2] / "README.md"
+OPERATORS = README.parent / "docs" / "operators.md"
 
 
 def options() -> str:
@@ -27,25 +28,56 @@ def options() -> str:
 
 
 def operators() -> str:
-    """One row a family: its operators, overloads in braces."""
-    families: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for target, op in library.all_ops().items():
-        family = op.convert.__module__.rpartition(".")[2]
-        name, _, overload = str(target).removeprefix("aten.").rpartition(".")
-        families[family][name].append(overload)
-    lines = ["| family | operators |", "|---|---|"]
-    for family, names in sorted(families.items()):
-        lines.append(f"| {family} | {' '.join(spelled(name, found) for name, found in sorted(names.items()))} |")
-    count = sum(len(found) for names in families.values() for found in names.values())
-    packets = sum(len(names) for names in families.values())
-    return "\n".join([f"{count} overloads of {packets} operators, by the module that converts them:", "", *lines])
+    """How many there are, and where they are listed."""
+    rows = supported()
+    count = len({row.operator.rpartition(".")[0] for row in rows})
+    families = len({row.family for row in rows})
+    return (
+        f"{len(rows)} overloads of {count} ATen operators in {families} families run in engines, and many more\n"
+        "reach them by decomposition. [docs/operators.md](docs/operators.md) lists each with its dtypes and limits,\n"
+        "and what stays in PyTorch and why; so does `trt-stripped ops`."
+    )
 
 
-def spelled(name: str, overloads: list[str]) -> str:
-    if overloads == ["default"]:
-        return f"`{name}`"
-    inside = ",".join(sorted(overloads, key=lambda overload: (overload != "default", overload)))
-    return f"`{name}.{inside}`" if len(overloads) == 1 else f"`{name}.{{{inside}}}`"
+def operators_page() -> str:
+    """docs/operators.md: one table a family, then what stays in PyTorch."""
+    families: dict[str, list[Support]] = defaultdict(list)
+    for row in supported():
+        families[row.family].append(row)
+    parts = [HEADER]
+    for family, rows in sorted(families.items()):
+        parts += [f"## {family}", "", "| operator | dtypes | stays in PyTorch |", "|---|---|---|"]
+        parts += [f"| `{name(row)}` | {short(row.dtypes)} | {cell(limits(row))} |" for row in rows]
+        parts.append("")
+    parts += [LEFT_HEADER, "| operators | why |", "|---|---|"]
+    parts += [f"| {' '.join(f'`{one}`' for one in sorted(left.operators))} | {cell(left.reason)} |" for left in LEFT]
+    return "\n".join(parts) + "\n"
+
+
+HEADER = """# Operators
+
+Made by `python -m tests.tools.readme` from the converters themselves. `float` is float32, float16 and bfloat16; `int`
+is int32 and int64. The last column says which calls stay in PyTorch; `…` stands for what depends on the call. An
+operator that is in no table may still run in an engine: PyTorch takes it apart into those that are.
+`trt_stripped_backend.explain` tells for a model.
+
+In every family tensors of other dtypes, of more than 8 dimensions, or that are written to stay in PyTorch.
+"""
+LEFT_HEADER = """## In PyTorch
+"""
+
+
+def name(row: Support) -> str:
+    return row.operator.removeprefix("aten.").removesuffix(".default")
+
+
+def limits(row: Support) -> str:
+    always = "unless `refit_mode` is `immutable` or `allow_ops` names it: a refit cannot set what its layers hold"
+    return "; ".join([*([] if row.refittable else [always]), *row.limits])
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 TABLES = {"options": options, "operators": operators}
@@ -66,14 +98,15 @@ def rendered(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    old = README.read_text(encoding="utf-8")
-    new = rendered(old)
-    if "--check" in arguments:
-        if new != old:
-            print("README.md: generated tables are out of date; run python -m tests.tools.readme")
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
+    made = {README: rendered(README.read_text(encoding="utf-8")), OPERATORS: operators_page()}
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if "--check" in arguments:
+            print(f"{path.name}: generated parts are out of date; run python -m tests.tools.readme")
+            continue
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(made[path], encoding="utf-8")
+    return int("--check" in arguments and bool(stale))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,26 +17,39 @@ ANY = NUMERIC | BOOL
 MAX_RANK = 8
 
 
+_numbers = itertools.count()
+
+
 class Refused(Exception):
     """TensorRT would not create or build this layer."""
 
 
 class Tensor:
     """Stands for ``ITensor``. The value is computed when the shape, the dtype or the value is first asked for, so that
-    a layer's attributes may be set after :meth:`Layer.get_output`, as with TensorRT."""
+    a layer's attributes may be set after :meth:`Layer.get_output`, as with TensorRT.
 
-    def __init__(self, source: Callable[[], torch.Tensor], name: str = "") -> None:
-        self._source, self._value, self.name = source, None, name
+    A network of dynamic shapes has a value for each set of inputs; what depends on none of them has one.
+    """
+
+    def __init__(self, source: Callable[[], tuple[torch.Tensor, ...]], name: str = "") -> None:
+        self._source, self._values = source, None
+        self.name = name or f"tensor{next(_numbers)}"
+
+    @property
+    def values(self) -> tuple[torch.Tensor, ...]:
+        if self._values is None:
+            self._values = self._source()
+        return self._values
 
     @property
     def value(self) -> torch.Tensor:
-        if self._value is None:
-            self._value = self._source()
-        return self._value
+        return self.values[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
+        """Sizes; -1 for one that differs between the sets of inputs."""
+        every = map(set, zip(*(value.shape for value in self.values), strict=True))
+        return tuple(sizes.pop() if len(sizes) == 1 else -1 for sizes in every)
 
     @property
     def dtype(self) -> Any:
@@ -75,15 +89,20 @@ class Layer:
         return self._inputs[index]
 
     def get_output(self, index: int) -> Tensor:
-        return Tensor(lambda: self._values()[index])
+        return Tensor(lambda: tuple(outputs[index] for outputs in self._values()))
 
-    def _values(self) -> tuple[torch.Tensor, ...]:
+    def _values(self) -> list[tuple[torch.Tensor, ...]]:
+        """The outputs for each set of inputs."""
         if self._outputs is None:
-            made = self.compute(*(None if t is None else t.value for t in self._inputs))
-            outputs = made if isinstance(made, tuple) else (made,)
-            for out in outputs:
-                require(out.ndim <= MAX_RANK, f"rank {out.ndim} is above {MAX_RANK}")
-            object.__setattr__(self, "_outputs", outputs)
+            given = [None if t is None else t.values for t in self._inputs]
+            count = max((len(values) for values in given if values is not None), default=1)
+            every = []
+            for index in range(count):
+                made = self.compute(*(None if v is None else v[index if len(v) > 1 else 0] for v in given))
+                every.append(made if isinstance(made, tuple) else (made,))
+                for out in every[-1]:
+                    require(out.ndim <= MAX_RANK, f"rank {out.ndim} is above {MAX_RANK}")
+            object.__setattr__(self, "_outputs", every)
         return self._outputs
 
     def compute(self, *inputs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import TRTStrippedError
-from . import cache
+from . import cache, env, ops
 
 #: Modules with ``add(commands)``: it adds a parser whose default ``run`` takes the arguments and returns the exit code.
-COMMANDS = (cache,)
+COMMANDS = (cache, ops, env)
 
 
 def parser() -> argparse.ArgumentParser:

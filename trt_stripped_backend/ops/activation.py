@@ -15,6 +15,18 @@ from .unary import accurate_expm1, accurate_log1p
 aten = torch.ops.aten
 
 
+@op(aten.native_dropout.default)
+def native_dropout(net: Net, input: ITensor, p: float, train: bool | None) -> tuple[ITensor, ITensor]:
+    """native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)"""
+    return input, net.full(net.shape(input), True, torch.bool)
+
+
+@native_dropout.unless
+def _(input: torch.Tensor, p: float, train: bool | None) -> Iterator[str]:
+    if train is not False:
+        yield "dropout in training: an engine would repeat the same numbers"
+
+
 @op(aten.relu.default)
 def relu(net: Net, self: ITensor) -> ITensor:
     """relu(Tensor self) -> Tensor"""
@@ -120,7 +132,7 @@ def _softplus(net: Net, x: ITensor, beta: Scalar, threshold: Scalar) -> ITensor:
 @op(aten.glu.default, dtypes=FLOAT)
 def glu(net: Net, self: ITensor, dim: int = -1) -> ITensor:
     """glu(Tensor self, int dim=-1) -> Tensor"""
-    half = self.shape[dim] // 2
+    half = net.shape(self)[dim] // 2
     value, gate = net.narrow(self, dim, 0, half), net.narrow(self, dim, half, half)
     gate = net.activation(trt.ActivationType.SIGMOID, net.wide(gate))
     return net.cast(net.mul(net.wide(value), gate), net.out.dtype)
@@ -144,7 +156,7 @@ def clamp(net: Net, self: ITensor, min: Value = None, max: Value = None) -> ITen
 @op(aten._softmax.default, dtypes=FLOAT)
 def softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITensor:
     """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
-    x, shape = net.cast(self, net.out.dtype), tuple(self.shape)
+    x, shape = net.cast(self, net.out.dtype), tuple(net.shape(self))
     if len(shape) < 2:  # TensorRT's layer wants two dimensions
         return net.reshape(net.softmax(net.reshape(x, [1, -1]), 1), shape)
     return net.softmax(x, dim)
@@ -160,3 +172,6 @@ def log_softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITens
     x = net.sub(x, net.reduce(trt.ReduceOperation.MAX, x, [dim], keepdim=True))
     total = net.reduce(trt.ReduceOperation.SUM, net.unary(trt.UnaryOperation.EXP, x), [dim], keepdim=True)
     return net.cast(net.sub(x, net.unary(trt.UnaryOperation.LOG, total)), net.out.dtype)
+
+
+log_softmax.unless(Net.not_empty)

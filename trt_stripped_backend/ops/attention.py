@@ -7,9 +7,12 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..flavour import trt
-from .net import BOOL, FLOAT, ITensor, Net
+from ..sizes import dynamic
+from .create import iota
+from .net import BOOL, FLOAT, AnySize, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
@@ -31,6 +34,15 @@ def _(
 ) -> Iterator[str]:  # fmt: skip
     if dropout_p > 0:
         yield "attention with dropout: an engine would repeat the same numbers"
+    if scale is None and dynamic(query.shape[-1]):
+        yield "a dynamic head size"
+    for other in (key, value):
+        if query.ndim > 2 and other.ndim > 2 and _sizes_differ(query.shape[-3], other.shape[-3]):
+            yield "dynamic numbers of heads that may differ"
+
+
+def _sizes_differ(one: int | torch.SymInt, other: int | torch.SymInt) -> bool:
+    return (dynamic(one) or dynamic(other)) and not statically_known_true(one == other)
 
 
 scaled_dot_product_attention.unless(Net.not_empty)
@@ -41,9 +53,9 @@ def _attend(
 ) -> ITensor:
     dtype = net.dtype(query)
     # Scaled before the product, whose float16 result could overflow.
-    scores = _grouped(net, net.mul(query, 1 / math.sqrt(query.shape[-1]) if scale is None else scale), key, True)
+    scores = _grouped(net, net.mul(query, 1 / math.sqrt(net.shape(query)[-1]) if scale is None else scale), key, True)
     if causal:
-        rows, columns = scores.shape[-2:]
+        rows, columns = net.shape(scores)[-2:]
         scores = net.add(scores, _causal(net, rows, columns, dtype))
     if mask is None:
         return _grouped(net, net.softmax(scores, -1), value, False)
@@ -59,12 +71,12 @@ def _attend(
 
 def _grouped(net: Net, a: ITensor, b: ITensor, transpose_b: bool) -> ITensor:
     """A product in which several heads of ``a`` share one of ``b``: those become more rows of one matrix."""
-    if len(a.shape) < 3 or len(b.shape) < 3 or a.shape[-3] <= b.shape[-3]:
+    if len(a.shape) < 3 or len(b.shape) < 3 or net.shape(a)[-3] <= net.shape(b)[-3]:
         return _multiply(net, a, b, transpose_b)
-    *batch, heads, rows, inner = a.shape
-    shared = b.shape[-3]
+    *batch, heads, rows, inner = net.shape(a)
+    shared = net.shape(b)[-3]
     y = _multiply(net, net.reshape(a, [*batch, shared, heads // shared * rows, inner]), b, transpose_b)
-    return net.reshape(y, [*y.shape[:-3], heads, rows, y.shape[-1]])
+    return net.reshape(y, [*net.shape(y)[:-3], heads, rows, net.shape(y)[-1]])
 
 
 def _multiply(net: Net, a: ITensor, b: ITensor, transpose_b: bool) -> ITensor:
@@ -73,7 +85,8 @@ def _multiply(net: Net, a: ITensor, b: ITensor, transpose_b: bool) -> ITensor:
     return multiply(a, b, transpose_b=transpose_b)
 
 
-def _causal(net: Net, rows: int, columns: int, dtype: torch.dtype) -> ITensor:
+def _causal(net: Net, rows: AnySize, columns: AnySize, dtype: torch.dtype) -> ITensor:
     """0 where a column is not after its row, else -inf: from two vectors, because a literal matrix fills the plan."""
-    after = net.less(net.constant(torch.arange(rows)[:, None]), net.constant(torch.arange(columns)[None, :]))
+    down = net.reshape(iota(net, rows, torch.int64), [rows, 1])
+    after = net.less(down, net.reshape(iota(net, columns, torch.int64), [1, columns]))
     return net.select(after, -math.inf, 0.0, dtype)

@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from ..flavour import trt
+from ..sizes import dynamic
 from .net import EXACT_TERMS, FLOAT, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
+
+#: The largest patch of col2im, which needs a literal of its square.
+MAX_TAPS = 64
 
 
 @op(aten.convolution.default, dtypes=FLOAT)
@@ -29,7 +33,8 @@ def convolution(
         input, weight = net.unsqueeze(input, 2), net.unsqueeze(weight, 2)
         sizes = {name: [0 if "padding" in name else 1, *values] for name, values in sizes.items()}
     y = (_transposed if transposed else _forward)(net, input, weight, groups, **sizes)
-    y = net.reshape(net.cast(y, net.out.dtype), net.out.shape)
+    y = net.cast(y, net.out.dtype)
+    y = net.reshape(y, net.out.shape) if spatial == 1 else net.keep(y, net.out.shape)
     # The bias is added beside the layer, where it may be any tensor, and after the reshape: TensorRT-RTX without a GPU
     # does not build a refittable bias between a 1-D convolution and its reshape.
     return y if bias is None else net.add(y, net.reshape(bias, [1, -1] + [1] * spatial))
@@ -42,6 +47,8 @@ def _(
 ) -> Iterator[str]:  # fmt: skip
     if input.ndim not in (3, 4, 5):
         yield f"a convolution over {input.ndim - 2} dimensions: TensorRT has one to three"
+    if any(map(dynamic, (*weight.shape, *stride, *padding, *dilation, *output_padding, groups, input.shape[1]))):
+        yield "a convolution whose kernel, steps or channels have dynamic sizes"
     if transposed and max(stride) > 1 and max(dilation) > 1:
         yield "a transposed convolution with both stride and dilation"
 
@@ -49,15 +56,50 @@ def _(
 convolution.unless(Net.not_empty)
 
 
+@op(aten.col2im.default, dtypes=FLOAT - {torch.bfloat16})  # for casts around this kernel cuDNN has no plan (RTX 1.6.1)
+def col2im(
+    net: Net, self: ITensor, output_size: list[int], kernel_size: list[int], dilation: list[int], padding: list[int],
+    stride: list[int],
+) -> ITensor:  # fmt: skip
+    """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""  # noqa: E501
+    # Sums of overlapping patches are a transposed convolution, channel by channel, whose kernel copies each tap.
+    taps = math.prod(kernel_size)
+    steps = list(zip(output_size, kernel_size, dilation, padding, stride, strict=True))
+    counts = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, d, p, s in steps]
+    surplus = [(size + 2 * p - d * (k - 1) - 1) % s for size, k, d, p, s in steps]
+    kernel = net.constant(torch.eye(taps).reshape(taps, 1, *kernel_size), net.dtype(self))
+    y = _transposed(
+        net, net.reshape(self, [-1, taps, *counts]), kernel, 1,
+        stride=stride, padding=padding, dilation=dilation, output_padding=surplus,
+    )  # fmt: skip
+    return net.cast(net.reshape(y, net.out.shape), net.out.dtype)
+
+
+@col2im.unless
+def _(
+    self: torch.Tensor, output_size: list[int], kernel_size: list[int], dilation: list[int], padding: list[int],
+    stride: list[int],
+) -> Iterator[str]:  # fmt: skip
+    if max(stride) > 1 and max(dilation) > 1:
+        yield "col2im with both stride and dilation"
+    if math.prod(kernel_size) > MAX_TAPS:
+        yield f"col2im of {math.prod(kernel_size)} taps: their kernel is too large for a literal"
+
+
+col2im.unless(Net.not_empty)
+col2im.unless(Net.fixed_sizes)
+
+
 def _forward(
     net: Net, x: ITensor, weight: ITensor, groups: int, *,
     stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int],
 ) -> ITensor:  # fmt: skip
     def convolve(x: ITensor, weight: ITensor) -> ITensor:
-        layer = net.network.add_convolution_nd(x, weight.shape[0], tuple(weight.shape[2:]), trt.Weights())
+        maps, _, *kernel = net.shape(weight)
+        layer = net.network.add_convolution_nd(x, maps, tuple(kernel), trt.Weights())
         return _finish(net, layer, weight, groups, stride, dilation, padding, padding)
 
-    channels, taps = weight.shape[1], math.prod(weight.shape[2:])
+    channels, taps = net.shape(weight)[1], math.prod(net.shape(weight)[2:])
     if groups > 1 or net.dtype(x) != torch.float32 or not net.exact_float32:
         return convolve(x, weight)
     # Shorter sums added up, for the reason that Net.product gives.
@@ -76,14 +118,15 @@ def _transposed(
 ) -> ITensor:  # fmt: skip
     if net.dtype(x) == torch.bfloat16:  # TensorRT has no bfloat16 kernel for it
         x, weight = net.wide(x), net.wide(weight)
-    layer = net.network.add_deconvolution_nd(x, weight.shape[1] * groups, tuple(weight.shape[2:]), trt.Weights())
+    _, maps, *kernel = net.shape(weight)
+    layer = net.network.add_deconvolution_nd(x, maps * groups, tuple(kernel), trt.Weights())
     # Output padding crops less at the end. Where it asks for more than is cropped, nothing reaches the surplus: zeros.
     crop = [max(p - extra, 0) for p, extra in zip(padding, output_padding, strict=True)]
     surplus = [max(extra - p, 0) for p, extra in zip(padding, output_padding, strict=True)]
     y = _finish(net, layer, weight, groups, stride, dilation, padding, crop)
     if not any(surplus):
         return y
-    shape = [*y.shape[:2], *(size + extra for size, extra in zip(y.shape[2:], surplus, strict=True))]
+    shape = [*net.shape(y)[:2], *(size + extra for size, extra in zip(net.shape(y)[2:], surplus, strict=True))]
     return net.slice(y, [0] * len(shape), shape, [1] * len(shape), trt.SampleMode.FILL)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..flavour import trt
-from .net import INT, ITensor, Net, Scalar
+from ..sizes import alike
+from .net import INT, AnySize, Dim, ITensor, Net, Scalar
 from .registry import op
 
 aten = torch.ops.aten
@@ -17,28 +18,32 @@ aten = torch.ops.aten
 LITERAL_BYTES = 16 * 1024
 
 
-def iota(net: Net, count: int, dtype: torch.dtype, start: Scalar = 0, step: Scalar = 1) -> ITensor:
+def iota(net: Net, count: AnySize, dtype: torch.dtype, start: Any = 0, step: Any = 1) -> ITensor:
     """``start + i · step`` for i below ``count``, of type int32, int64 or float32."""
-    if count * dtype.itemsize <= LITERAL_BYTES:
+    known = all(isinstance(v, (int, float)) for v in (count, start, step))
+    if known and count * dtype.itemsize <= LITERAL_BYTES:
         exact = torch.int64 if dtype in INT else torch.float64
         return net.constant((start + step * torch.arange(count, dtype=exact)).to(dtype))
-    layer = net.network.add_fill((count,), trt.FillOperation.LINSPACE, trt.DataType.INT64)
+    dynamic = isinstance(count, Dim)
+    layer = net.network.add_fill((1 if dynamic else count,), trt.FillOperation.LINSPACE, trt.DataType.INT64)
+    if layer is not None and dynamic:
+        layer.set_input(0, net.shape_tensor([count]))
     if layer is not None:
         layer.set_input(1, net.constant(0, torch.int64))
         layer.set_input(2, net.constant([1], torch.int64))
-    index = net.take(layer)
+    index = net.keep(net.take(layer), [count])
     # Integers count exactly and floats do not: the fill counts, the arithmetic is PyTorch's.
-    scaled = net.mul(net.cast(index, dtype), step) if step != 1 else net.cast(index, dtype)
-    return net.add(scaled, start) if start != 0 else scaled
+    scaled = net.cast(index, dtype) if alike([step], [1]) else net.mul(net.cast(index, dtype), step)
+    return scaled if alike([start], [0]) else net.cast(net.add(scaled, start), dtype)
 
 
 @op(aten.arange.start_step)
-def arange(net: Net, start: Scalar, end: Scalar, step: Scalar = 1, dtype: Any = None) -> ITensor:
+def arange(net: Net, start: Any, end: Any, step: Any = 1, dtype: Any = None) -> ITensor:
     """arange.start_step(Scalar start, Scalar end, Scalar step=1, *, ScalarType? dtype=None, Layout? layout=None,
     Device? device=None, bool? pin_memory=None) -> Tensor"""
     made = net.out.dtype if net.out.dtype in INT else torch.float32
     if made in INT:  # as PyTorch, which converts the ends before it counts
-        start, step = int(start), int(step)
+        start, step = (v if isinstance(v, Dim) else int(v) for v in (start, step))
     return net.cast(iota(net, net.out.shape[0], made, start, step), net.out.dtype)
 
 
@@ -60,7 +65,7 @@ def full_like(net: Net, self: ITensor, fill_value: Scalar, dtype: Any = None) ->
 def scalar_tensor(net: Net, s: Scalar, dtype: Any = None) -> ITensor:
     """scalar_tensor(Scalar s, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None,
     bool? pin_memory=None) -> Tensor"""
-    return net.constant(s, net.out.dtype)
+    return net.cast(s, net.out.dtype)
 
 
 @op(aten.empty.memory_format)
@@ -112,5 +117,7 @@ def _too_large(row: int, col: int, offset: int = 0, dtype: Any = None) -> Iterat
         yield f"the indices of a {row} by {col} triangle, too many for a literal"
 
 
+for _one in (tril_indices, triu_indices):
+    _one.unless(Net.fixed_sizes)
 tril_indices.unless(_too_large)
 triu_indices.unless(_too_large)

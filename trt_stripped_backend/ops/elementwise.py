@@ -161,7 +161,7 @@ def _(self: Any, exponent: Any) -> Iterator[str]:
 def _integer_power(net: Net, base: ITensor, exponent: int) -> ITensor:
     """By repeated squaring, which keeps signs and, for integers, every bit."""
     if exponent == 0:
-        return net.full(tuple(base.shape), 1, net.dtype(base))
+        return net.full(tuple(net.shape(base)), 1, net.dtype(base))
     result, square, left = None, base, abs(exponent)
     while left:
         if left & 1:
@@ -214,7 +214,7 @@ def larger(net: Net, a: Value, b: Value, dtype: torch.dtype) -> ITensor:
     """``torch.maximum``: NaN if either is, which TensorRT's own layer does not promise."""
     a, b = net.cast(a, dtype), net.cast(b, dtype)
     if dtype not in FLOAT:
-        return net.maximum(a, b)
+        return net.logical_or(a, b) if dtype in BOOL else net.maximum(a, b)
     return net.select(net.logical_or(net.isnan(a), net.greater(a, b)), a, b)
 
 
@@ -222,20 +222,40 @@ def smaller(net: Net, a: Value, b: Value, dtype: torch.dtype) -> ITensor:
     """``torch.minimum``: NaN if either is."""
     a, b = net.cast(a, dtype), net.cast(b, dtype)
     if dtype not in FLOAT:
-        return net.minimum(a, b)
+        return net.logical_and(a, b) if dtype in BOOL else net.minimum(a, b)
     return net.select(net.logical_or(net.isnan(a), net.less(a, b)), a, b)
+
+
+@op(aten.hypot.default)
+def hypot(net: Net, self: Value, other: Value) -> ITensor:
+    """hypot(Tensor self, Tensor other) -> Tensor"""
+    dtype = torch.float32
+    a, b = (net.unary(trt.UnaryOperation.ABS, net.cast(side, dtype)) for side in net.broadcast(self, other))
+    most, least = larger(net, a, b, dtype), smaller(net, a, b, dtype)
+    # Squares could overflow, their ratio cannot; an infinite side wins over NaN.
+    ratio = net.select(net.equal(most, 0), 0.0, net.div(least, most))
+    y = net.mul(most, net.sqrt(net.add(net.mul(ratio, ratio), 1)))
+    infinite = net.logical_or(net.equal(a, math.inf), net.equal(b, math.inf))
+    return net.cast(net.select(infinite, math.inf, y), net.out.dtype)
+
+
+@op(aten.ldexp.Tensor)
+def ldexp(net: Net, self: Value, other: Value) -> ITensor:
+    """ldexp.Tensor(Tensor self, Tensor other) -> Tensor"""
+    scale = net.pow(2.0, net.cast(other, torch.float32))
+    return net.cast(net.mul(net.cast(self, torch.float32), scale), net.out.dtype)
 
 
 @op(aten.maximum.default)
 def maximum(net: Net, self: Value, other: Value) -> ITensor:
     """maximum(Tensor self, Tensor other) -> Tensor"""
-    return net.logical_or(self, other) if net.out.dtype in BOOL else larger(net, self, other, net.out.dtype)
+    return larger(net, self, other, net.out.dtype)
 
 
 @op(aten.minimum.default)
 def minimum(net: Net, self: Value, other: Value) -> ITensor:
     """minimum(Tensor self, Tensor other) -> Tensor"""
-    return net.logical_and(self, other) if net.out.dtype in BOOL else smaller(net, self, other, net.out.dtype)
+    return smaller(net, self, other, net.out.dtype)
 
 
 @op(aten.logical_and.default)

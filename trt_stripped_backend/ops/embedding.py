@@ -61,6 +61,7 @@ def _expressible(
 
 
 _embedding_bag.unless(Net.not_empty)
+_embedding_bag.unless(Net.fixed_sizes)
 _embedding_bag.unless(_expressible)
 
 
@@ -68,7 +69,7 @@ def _bags(
     net: Net, weight: ITensor, indices: ITensor, offsets: ITensor, mode: int, per_sample: ITensor | None,
     include_last: bool, padding: int | None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    count = indices.shape[0]
+    count = net.shape(indices)[0]
     rows = net.wide(net.gather(weight, indices, 0))
     member = _members(net, net.cast(offsets, torch.int64), count, include_last)
     if padding is not None:
@@ -90,10 +91,10 @@ def _bags(
 
 def _members(net: Net, offsets: ITensor, count: int, include_last: bool) -> ITensor:
     """(bags, indices) of bool: a bag reaches from its offset to the next one, the last to the end."""
-    bags = offsets.shape[0] - include_last
+    bags = net.shape(offsets)[0] - include_last
     starts = net.narrow(offsets, 0, 0, bags)
     end = [] if include_last else [net.constant([count], torch.int64)]
-    following = net.narrow(offsets, 0, 1, offsets.shape[0] - 1) if offsets.shape[0] > 1 else None
+    following = net.narrow(offsets, 0, 1, net.shape(offsets)[0] - 1) if net.shape(offsets)[0] > 1 else None
     ends = net.cat(([] if following is None else [following]) + end, 0)
     places = net.constant(torch.arange(count)[None, :])
     before = net.less(places, net.unsqueeze(starts, 1))

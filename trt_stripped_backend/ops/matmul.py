@@ -75,9 +75,9 @@ def baddbmm(net: Net, self: ITensor, batch1: ITensor, batch2: ITensor, beta: Sca
 def addbmm(net: Net, self: ITensor, batch1: ITensor, batch2: ITensor, beta: Scalar = 1, alpha: Scalar = 1) -> ITensor:
     """addbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor"""
     # The sum over the batch is one longer inner product: (B, N, K) @ (B, K, M) summed is (N, B·K) @ (B·K, M).
-    batch, rows, inner = batch1.shape
+    batch, rows, inner = net.shape(batch1)
     left = net.reshape(net.permute(batch1, [1, 0, 2]), [rows, batch * inner])
-    right = net.reshape(batch2, [batch * inner, batch2.shape[2]])
+    right = net.reshape(batch2, [batch * inner, net.shape(batch2)[2]])
     return _blend(net, self, _product(net, left, right), beta, alpha)
 
 
@@ -98,7 +98,7 @@ def _product(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> 
     """``torch.matmul`` before rounding: a vector on the left is a row, one on the right a column, and goes again."""
     row, column = len(a.shape) == 1, len(b.shape) == 1
     y = net.product(net.unsqueeze(a, 0) if row else a, net.unsqueeze(b, 1) if column else b, transpose_b=transpose_b)
-    *batch, rows, columns = y.shape
+    *batch, rows, columns = net.shape(y)
     return net.reshape(y, batch + [rows] * (not row) + [columns] * (not column))
 
 

@@ -6,18 +6,21 @@ returns ``ITensor`` values; strongly typed networks mean that every cast is expl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import Unsupported
 from ..flavour import messages, trt
+from ..sizes import Dim, dim, dynamic, may_be
 from ..types import Slot, TensorSpec
 from .network import BOOL, DTYPES, FLOAT, INT, ITensor, Scalar, Value, to_trt
-from .shapes import Shapes
+from .shapes import AnySize, Shapes
 
-__all__ = ["BOOL", "DTYPES", "EXACT_TERMS", "FLOAT", "INT", "ITensor", "Net", "Scalar", "Value"]
+__all__ = ["BOOL", "DTYPES", "EXACT_TERMS", "FLOAT", "INT", "AnySize", "Dim", "ITensor", "Net", "Scalar", "Value"]
 
 #: Longest sum that is left to a tensor core where its rounding matters.
 EXACT_TERMS = 256
@@ -30,10 +33,22 @@ class Net(Shapes):
 
     def input(self, name: str, spec: TensorSpec) -> ITensor:
         """An engine input in memory order, permuted to the order that PyTorch sees."""
-        tensor = self.network.add_input(name, to_trt(spec.dtype), spec.physical)
+        shape = tuple(s if isinstance(s, int) else -1 for s in spec.physical)
+        tensor = self.network.add_input(name, to_trt(spec.dtype), shape)
         if tensor is None:
             raise Unsupported(f"TensorRT refused input {name} {spec}: {messages.text()}")
+        for axis, size in enumerate(spec.physical):
+            if isinstance(size, str):
+                self.tell(size, tensor, axis)
+        self.keep(tensor, [dim(s, self.ranges) for s in spec.physical])
         return self._logical(tensor, spec)
+
+    def size_input(self, symbol: str) -> None:
+        """An engine input that tells a size by its shape; nobody reads its elements."""
+        tensor = self.network.add_input(symbol, trt.DataType.BOOL, (-1,))
+        if tensor is None:
+            raise Unsupported(f"TensorRT refused an input for the size {symbol}: {messages.text()}")
+        self.tell(symbol, tensor, 0)
 
     def slot(self, slot: Slot) -> ITensor:
         """The weight of a slot: an input when bound, else a named constant."""
@@ -45,9 +60,10 @@ class Net(Shapes):
         elif self.flavour.null_placeholders:
             weights = trt.Weights(to_trt(spec.dtype), 0, spec.numel)
         else:
-            # Zeros are mapped, not written, so this takes address space and no memory; never the same pointer twice,
-            # because set_weights_name tells weights apart by it.
-            weights = self._weights(torch.zeros(spec.numel, dtype=spec.dtype), spec.dtype)
+            # NumPy's zeros are mapped, not written (PyTorch's are written), so this takes address space and no memory;
+            # never the same pointer twice, because set_weights_name tells weights apart by it.
+            zeros = torch.from_numpy(np.zeros(spec.nbytes, np.uint8)).view(spec.dtype)
+            weights = self._weights(zeros, spec.dtype)
         layer = self.network.add_constant(spec.physical, weights)
         if layer is None:
             raise Unsupported(f"TensorRT refused weight {slot.name} {spec}: {messages.text()}")
@@ -59,8 +75,9 @@ class Net(Shapes):
     def output(self, value: ITensor, name: str, spec: TensorSpec) -> None:
         """Marks an engine output, written in the memory order of ``spec``."""
         tensor = self.cast(value, spec.dtype)
-        if tuple(tensor.shape) != spec.shape:
-            raise Unsupported(f"output {name} has shape {tuple(tensor.shape)} in TensorRT, {spec.shape} in PyTorch")
+        have = self.shape(tensor)
+        if not may_be(have, [dim(s, self.ranges) for s in spec.shape]):
+            raise Unsupported(f"output {name} has shape {have} in TensorRT, {list(spec.shape)} in PyTorch")
         tensor = self.permute(tensor, spec.order)
         # An input, a constant or a tensor that is an output already cannot be marked: give it a layer of its own.
         tensor = self.take(self.network.add_identity(tensor))
@@ -77,7 +94,7 @@ class Net(Shapes):
 
         def stand_in(value: Value) -> Any:
             if not self.is_tensor(value):
-                return value
+                return 1 if isinstance(value, Dim) else value
             return torch.empty((0,) if len(value.shape) else (), dtype=self.dtype(value), device="meta")
 
         stand_ins = [stand_in(v) for v in values]
@@ -90,6 +107,8 @@ class Net(Shapes):
 
     def cast(self, value: Value, dtype: torch.dtype) -> ITensor:
         """A tensor of this dtype; a scalar becomes a literal. Float to bool is ``!= 0``, as in PyTorch."""
+        if isinstance(value, Dim):
+            return self.cast(self.reshape(self.size(value.size), []), dtype)
         if not self.is_tensor(value):
             return self.constant(value, dtype)
         if self.dtype(value) == dtype:
@@ -99,7 +118,11 @@ class Net(Shapes):
             return self.logical_not(
                 self.take(self.network.add_elementwise(value, zero, trt.ElementWiseOperation.EQUAL))
             )
-        return self.take(self.network.add_cast(value, to_trt(dtype)))
+        return self._like(value, self.take(self.network.add_cast(value, to_trt(dtype))))
+
+    def _like(self, x: ITensor, made: ITensor) -> ITensor:
+        """Notes that a tensor has another's shape."""
+        return self.keep(made, self.shape(x))
 
     def wide(self, value: ITensor) -> ITensor:
         """float16 and bfloat16 as float32: PyTorch's kernels compute in it and round once, and so must a converter
@@ -112,14 +135,19 @@ class Net(Shapes):
         """Equal ranks, by leading dimensions of size 1: the rest of broadcasting is TensorRT's own."""
         rank = max(len(v.shape) for v in values)
         return [
-            v if len(v.shape) == rank else self.reshape(v, [1] * (rank - len(v.shape)) + list(v.shape)) for v in values
+            v if len(v.shape) == rank else self.reshape(v, [1] * (rank - len(v.shape)) + self.shape(v)) for v in values
         ]
+
+    def _joint(self, *shapes: Sequence[AnySize]) -> list[AnySize]:
+        """The shape that shapes of equal rank broadcast to: of each dimension, what is not the number 1."""
+        return [next((s for s in sizes if isinstance(s, Dim) or s != 1), 1) for sizes in zip(*shapes, strict=True)]
 
     def binary(self, kind: Any, a: Value, b: Value, dtype: torch.dtype | None = None) -> ITensor:
         """An elementwise layer on operands cast to ``dtype`` (default: their promoted type) and broadcast."""
         dtype = dtype or self.result_type(a, b)
         left, right = self.broadcast(self.cast(a, dtype), self.cast(b, dtype))
-        return self.take(self.network.add_elementwise(left, right, kind))
+        made = self.take(self.network.add_elementwise(left, right, kind))
+        return self.keep(made, self._joint(self.shape(left), self.shape(right)))
 
     def add(self, a: Value, b: Value) -> ITensor:
         return self.binary(trt.ElementWiseOperation.SUM, a, b)
@@ -164,7 +192,7 @@ class Net(Shapes):
         """A unary layer; TensorRT has none for 0-d tensors, which pass as one element."""
         if not len(x.shape):
             return self.reshape(self.unary(kind, self.reshape(x, [1])), [])
-        return self.take(self.network.add_unary(x, kind))
+        return self._like(x, self.take(self.network.add_unary(x, kind)))
 
     def activation(self, kind: Any, x: ITensor, alpha: float | None = None, beta: float | None = None) -> ITensor:
         if not len(x.shape):
@@ -174,7 +202,7 @@ class Net(Shapes):
             layer.alpha = alpha
         if layer is not None and beta is not None:
             layer.beta = beta
-        return self.take(layer)
+        return self._like(x, self.take(layer))
 
     def sqrt(self, x: ITensor) -> ITensor:
         return self.unary(trt.UnaryOperation.SQRT, x)
@@ -188,7 +216,8 @@ class Net(Shapes):
         c, left, right = self.broadcast(self.cast(condition, torch.bool), self.cast(a, dtype), self.cast(b, dtype))
         if dtype == torch.bool:  # RTX does not build a select between constant bools
             return self.logical_or(self.logical_and(c, left), self.logical_and(self.logical_not(c), right))
-        return self.take(self.network.add_select(c, left, right))
+        made = self.take(self.network.add_select(c, left, right))
+        return self.keep(made, self._joint(*map(self.shape, (c, left, right))))
 
     def matmul(self, a: ITensor, b: ITensor, *, transpose_a: bool = False, transpose_b: bool = False) -> ITensor:
         """Batched matrix product of tensors of rank ≥ 2; batch dimensions broadcast. As TensorRT sums it."""
@@ -197,29 +226,33 @@ class Net(Shapes):
         layer = self.network.add_matrix_multiply(
             a, kind.TRANSPOSE if transpose_a else kind.NONE, b, kind.TRANSPOSE if transpose_b else kind.NONE
         )
-        return self.take(layer)
+        left, right = self.shape(a), self.shape(b)
+        shape = [*self._joint(left[:-2], right[:-2]), left[-1 if transpose_a else -2], right[-2 if transpose_b else -1]]
+        return self.keep(self.take(layer), shape)
 
     def product(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
         """:meth:`matmul` summed in float32, as PyTorch sums it. A float16 product comes back as float32.
 
         TensorRT sums float16 products in float16 (seen on RTX 1.6.1: relative error 1e-3 at 768 terms, 2e-3 at 3072,
-        five to ten times PyTorch's), unless more float32 arithmetic follows: then it keeps the sum in float32 (2.1e-4,
-        as PyTorch's). Casting the operands instead does the same in most networks and miscompiles some.
+        five to ten times PyTorch's), unless the operands are float32. More float32 arithmetic after the product has the
+        same effect on a layer alone, and none in most models. Short sums lose little.
 
         Float32 without TF32 is emulated by RTX on tensor cores, whose sums lose bits with each step: 5.6e-6 at 768
         terms. Shorter sums added up are closer.
         """
-        dtype, terms = self.dtype(a), a.shape[-1]
+        dtype, terms = self.dtype(a), self.shape(a)[-1]
         if dtype == torch.float32 and self.exact_float32:
             return self._in_pieces(a, b, transpose_b)
+        short = not isinstance(terms, Dim) and terms <= EXACT_TERMS
+        if dtype == torch.float16 and not (short or self.half_sums):
+            return self.matmul(self.wide(a), self.wide(b), transpose_b=transpose_b)
         y = self.matmul(a, b, transpose_b=transpose_b)
-        if dtype != torch.float16:
-            return y
-        # Something that does not change the sum and that no optimizer may leave out. Short sums lose little.
-        return self.add(self.wide(y), 1e-30) if terms > EXACT_TERMS else self.wide(y)
+        return self.wide(y) if dtype == torch.float16 else y
 
     def _in_pieces(self, a: ITensor, b: ITensor, transpose_b: bool) -> ITensor:
-        terms, along = a.shape[-1], -1 if transpose_b else -2
+        terms, along = self.shape(a)[-1], -1 if transpose_b else -2
+        if isinstance(terms, Dim):
+            return self.matmul(a, b, transpose_b=transpose_b)
         total = None
         for start in range(0, max(terms, 1), EXACT_TERMS):
             length = min(EXACT_TERMS, terms - start)
@@ -230,11 +263,23 @@ class Net(Shapes):
         return total
 
     def reduce(self, kind: Any, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
-        """A reduction over dimensions (negative ones count from the end); none is the identity."""
+        """A reduction over dimensions (negative ones count from the end); none is the identity.
+
+        Dimensions side by side become one first: RTX 1.6.1 sums ``x - x.mean(1, keepdim=True)`` of shape [2, 3] wrongly
+        over both, and rightly over one of six.
+        """
         axes = {d % len(x.shape) for d in dims} if len(x.shape) else set()
         if not axes:
             return x
-        return self.take(self.network.add_reduce(x, kind, sum(1 << a for a in axes), keepdim))
+        first, count = min(axes), len(axes)
+        if count > 1 and max(axes) == first + count - 1:
+            shape = self.shape(x)
+            before, joined, after = shape[:first], math.prod(shape[first : first + count]), shape[first + count :]
+            made = self.reduce(kind, self.reshape(x, [*before, joined, *after]), [first])
+            return self.reshape(made, [*before, *[1] * count, *after]) if keepdim else made
+        made = self.take(self.network.add_reduce(x, kind, sum(1 << a for a in axes), keepdim))
+        shape = [1 if d in axes else s for d, s in enumerate(self.shape(x)) if keepdim or d not in axes]
+        return self.keep(made, shape)
 
     def mean(self, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
         return self.reduce(trt.ReduceOperation.AVG, x, dims, keepdim)
@@ -243,9 +288,9 @@ class Net(Shapes):
         layer = self.network.add_softmax(x)
         if layer is not None:
             layer.axes = 1 << (dim % len(x.shape))
-        return self.take(layer)
+        return self._like(x, self.take(layer))
 
-    def wrap_index(self, indices: ITensor, size: int) -> ITensor:
+    def wrap_index(self, indices: ITensor, size: AnySize) -> ITensor:
         """Negative indices counted from the end, as PyTorch's indexing does and TensorRT's gather does not."""
         dtype = self.dtype(indices)
         return self.select(self.less(indices, 0), self.add(indices, size), indices, dtype)
@@ -258,7 +303,7 @@ class Net(Shapes):
             return self.unary(trt.UnaryOperation.ISNAN, x)
         return self.logical_not(self.equal(x, x))
 
-    def full(self, shape: Sequence[int], value: Scalar, dtype: torch.dtype) -> ITensor:
+    def full(self, shape: Sequence[AnySize], value: Scalar, dtype: torch.dtype) -> ITensor:
         """A tensor of one value: a literal of one element, broadcast by a layer, so that the plan stays small."""
         return self.expand(self.constant(value, dtype), shape)
 
@@ -267,7 +312,10 @@ class Net(Shapes):
         in float16 or bfloat16, because PyTorch's GPU kernels do not round scalars to the tensor's type."""
         if dtype not in (torch.float16, torch.bfloat16):
             return dtype
-        inexact = any(not self.is_tensor(v) and float(torch.tensor(float(v), dtype=dtype)) != v for v in values)
+        inexact = any(
+            isinstance(v, Dim) or (not self.is_tensor(v) and float(torch.tensor(float(v), dtype=dtype)) != v)
+            for v in values
+        )
         return torch.float32 if inexact else dtype
 
     @staticmethod
@@ -275,3 +323,11 @@ class Net(Shapes):
         """A check for ``unless``: no tensor of the call may lack elements."""
         if any(isinstance(a, torch.Tensor) and a.numel() == 0 for a in arguments.values()):
             yield "an empty tensor"
+
+    @staticmethod
+    def fixed_sizes(**arguments: Any) -> Iterator[str]:
+        """A check for ``unless``: the converter reads sizes as numbers when the engine is built."""
+        given = [one for a in arguments.values() for one in (a if isinstance(a, (list, tuple)) else [a])]
+        sizes = [s for one in given for s in (one.shape if isinstance(one, torch.Tensor) else [one])]
+        if any(dynamic(s) for s in sizes):
+            yield "a dynamic size: this operator is converted for fixed ones"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import Unsupported
 from ..flavour import Flavour, messages, trt
+from ..sizes import Dim, Interval
 
 ITensor = Any
 Scalar = bool | int | float
-Value = Any  # ITensor | Scalar
+Value = Any  # ITensor | Scalar | Dim
 
 FLOAT = frozenset({torch.float32, torch.float16, torch.bfloat16})
 INT = frozenset({torch.int32, torch.int64})
@@ -56,8 +57,11 @@ def from_trt(dtype: Any) -> torch.dtype:
     return table[dtype]
 
 
-#: Longest sum that is left to a tensor core where its rounding matters.
-EXACT_TERMS = 256
+class Out(NamedTuple):
+    """What a node's output must be."""
+
+    shape: tuple[int | Dim, ...]
+    dtype: torch.dtype
 
 
 class Network:
@@ -72,10 +76,12 @@ class Network:
         mark: marks each slot as individually refittable.
         name_literals: names constants too, where plain REFIT strips them.
         tf32: float32 products may round to TF32.
+        half_sums: float16 products may be summed in float16.
+        ranges: bounds of the dynamic sizes, by symbol.
 
     Attributes:
         node: label of the FX node being converted, used for layer names.
-        out: that node's fake output (a tensor or tuple), the authority on output dtypes and shapes.
+        out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept when the engine cannot keep them (plain REFIT strips these too).
     """
 
@@ -89,11 +95,15 @@ class Network:
         mark: bool = False,
         name_literals: bool = False,
         tf32: bool = True,
+        half_sums: bool = False,
+        ranges: Mapping[str, Interval] | None = None,
     ) -> None:
         self.network, self.flavour = network, flavour
         self.bound, self.mark, self.name_literals = bound, mark, name_literals
         self.exact_float32 = flavour.is_rtx and not tf32
+        self.half_sums = half_sums
         self.values = values or {}
+        self.ranges = dict(ranges or {})
         self.node = ""
         self.out: Any = None
         self.literals: dict[str, torch.Tensor] = {}
@@ -143,14 +153,14 @@ class Network:
 
     @staticmethod
     def is_tensor(value: Value) -> bool:
-        return value is not None and not isinstance(value, (bool, int, float))
+        return value is not None and not isinstance(value, (bool, int, float, Dim))
 
     @staticmethod
     def dtype(value: Value) -> torch.dtype:
         """Element type of a tensor; of a scalar, the type that PyTorch gives it alone."""
         if isinstance(value, bool):
             return torch.bool
-        if isinstance(value, int):
+        if isinstance(value, (int, Dim)):
             return torch.int64
         if isinstance(value, float):
             return torch.get_default_dtype()

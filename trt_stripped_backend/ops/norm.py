@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..sizes import alike, dynamic
 from .net import FLOAT, ITensor, Net
 from .registry import op
 
@@ -87,7 +88,7 @@ def instance_norm(
     """instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool use_input_stats, float momentum, float eps, bool cudnn_enabled) -> Tensor"""  # noqa: E501
     if not use_input_stats:
         return _by_running_stats(net, input, weight, bias, running_mean, running_var, eps)
-    return _group_norm(net, input, input.shape[1], weight, bias, eps)
+    return _group_norm(net, input, net.shape(input)[1], weight, bias, eps)
 
 
 @instance_norm.unless
@@ -117,9 +118,9 @@ def _native_batch_norm_legit_no_stats(
     x = net.wide(input)
     order = [1, 0, *range(2, len(x.shape))]
     turned = net.permute(x, order)
-    rows = net.reshape(turned, [1, turned.shape[0], math.prod(turned.shape[1:])])
+    rows = net.reshape(turned, [1, net.shape(turned)[0], math.prod(net.shape(turned)[1:])])
     y = _standardize(net, rows, eps, weight, bias)
-    return net.cast(net.permute(net.reshape(y, turned.shape), order), net.dtype(input)), None, None
+    return net.cast(net.permute(net.reshape(y, net.shape(turned)), order), net.dtype(input)), None, None
 
 
 @_native_batch_norm_legit_no_stats.unless
@@ -135,23 +136,31 @@ def _(
         yield "a batch norm in inference without running statistics"
 
 
+def _fixed_channels(**arguments: Any) -> Iterator[str]:
+    x = next(v for v in arguments.values() if isinstance(v, torch.Tensor))
+    if dynamic(x.shape[1]):
+        yield "a dynamic number of channels"
+
+
 for _one in (
     layer_norm, native_layer_norm, rms_norm, _fused_rms_norm, group_norm, native_group_norm, instance_norm,
     _native_batch_norm_legit_no_training, _native_batch_norm_legit_no_stats,
 ):  # fmt: skip
     _one.unless(Net.not_empty)
+for _one in (group_norm, native_group_norm, instance_norm, _native_batch_norm_legit_no_stats):
+    _one.unless(_fixed_channels)
 
 
 def _layer_norm(
     net: Net, input: ITensor, normalized_shape: Sequence[int], weight: ITensor | None, bias: ITensor | None, eps: float
 ) -> ITensor:
     x, features = net.wide(input), math.prod(normalized_shape)
-    rest = math.prod(x.shape) // features
+    rest = math.prod(net.shape(x)) // features
     if weight is not None and bias is not None:
         rows = net.reshape(x, [rest, features])
         y = _layer(net, rows, net.reshape(net.wide(weight), [1, -1]), net.reshape(net.wide(bias), [1, -1]), eps)
-        return net.cast(net.reshape(y, x.shape), net.dtype(input))
-    y = net.reshape(_standardize(net, net.reshape(x, [rest, 1, features]), eps), x.shape)
+        return net.cast(net.reshape(y, net.shape(x)), net.dtype(input))
+    y = net.reshape(_standardize(net, net.reshape(x, [rest, 1, features]), eps), net.shape(x))
     return net.cast(_affine(net, y, weight, bias), net.dtype(input))
 
 
@@ -169,13 +178,13 @@ def _group_norm(
     net: Net, input: ITensor, groups: int, weight: ITensor | None, bias: ITensor | None, eps: float
 ) -> ITensor:
     x = net.wide(input)
-    batch, channels = x.shape[:2]
+    batch, channels = net.shape(x)[:2]
     # To the layer each group is one channel, because versions differ on whether a scale belongs to groups or channels.
-    rows = net.reshape(x, [batch, groups, math.prod(x.shape[1:]) // groups])
-    if groups == channels:
-        y = net.reshape(_standardize(net, rows, eps, weight, bias), x.shape)
+    rows = net.reshape(x, [batch, groups, math.prod(net.shape(x)[1:]) // groups])
+    if alike([groups], [channels]):
+        y = net.reshape(_standardize(net, rows, eps, weight, bias), net.shape(x))
     else:
-        y = net.reshape(_standardize(net, rows, eps), x.shape)
+        y = net.reshape(_standardize(net, rows, eps), net.shape(x))
         y = _affine(net, y, _per_channel(net, weight, y), _per_channel(net, bias, y))
     return net.cast(y, net.dtype(input))
 
@@ -196,7 +205,7 @@ def _standardize(
     net: Net, rows: ITensor, eps: float, weight: ITensor | None = None, bias: ITensor | None = None
 ) -> ITensor:
     """``(x - mean) / sqrt(variance + eps) * weight + bias`` over the last of (batch, channels, places), in float32."""
-    shape = [1, rows.shape[1], 1]
+    shape = [1, net.shape(rows)[1], 1]
     scale = net.constant(torch.ones(shape)) if weight is None else net.reshape(net.wide(weight), shape)
     shift = net.constant(torch.zeros(shape)) if bias is None else net.reshape(net.wide(bias), shape)
     return _layer(net, rows, scale, shift, eps)
@@ -207,7 +216,7 @@ def _layer(net: Net, x: ITensor, scale: ITensor, shift: ITensor, eps: float) -> 
     layer = net.network.add_normalization(x, scale, shift, 1 << (len(x.shape) - 1))
     if layer is not None:
         layer.epsilon = eps
-    return net.take(layer)
+    return net.keep(net.take(layer), net.shape(x))
 
 
 def _per_channel(net: Net, values: ITensor | None, like: ITensor) -> ITensor | None:

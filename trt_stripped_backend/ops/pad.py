@@ -44,5 +44,5 @@ for _one in (constant_pad_nd, reflection_pad, replication_pad):
 def _slice(net: Net, x: ITensor, pad: Sequence[int], mode: Any, fill: ITensor | None = None) -> ITensor:
     """``pad`` is (before, after) for the last dimension, then for the one before it; negative sizes crop."""
     rank = len(x.shape)
-    before = [0] * (rank - len(pad) // 2) + [int(p) for p in pad[::2]][::-1]
+    before = [0] * (rank - len(pad) // 2) + list(pad[::2])[::-1]
     return net.slice(x, [-b for b in before], list(net.out.shape), [1] * rank, mode, fill)

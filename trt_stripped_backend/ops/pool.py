@@ -6,6 +6,7 @@ not PyTorch's: the first is a maximum of gathered elements, and for windows that
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from ..flavour import trt
+from ..sizes import dynamic
 from .net import FLOAT, ITensor, Net
 from .registry import op
 from .resize import taps
@@ -20,6 +22,8 @@ from .resize import taps
 aten = torch.ops.aten
 
 _WITH_INDICES = FLOAT | {torch.int64}
+#: The largest window whose maximum is looked for element by element, to tell where it is.
+MAX_WINDOW = 32
 
 
 @op(aten.max_pool1d.default, dtypes=FLOAT)
@@ -46,7 +50,12 @@ def max_pool_with_indices(
     dilation: Sequence[int] = (1,), ceil_mode: bool = False,
 ) -> tuple[Any, ...]:  # fmt: skip
     """max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)"""  # noqa: E501
-    return _max_pool(net, self, net.out[0], kernel_size, stride, padding, dilation), None
+    rank, lead = len(kernel_size), len(self.shape) - len(kernel_size)
+    strides, pads, steps = _each(stride or kernel_size, rank), _each(padding, rank), _each(dilation, rank)
+    values = _max_pool(net, self, net.out[0], kernel_size, stride, padding, dilation)
+    if math.prod(kernel_size) > MAX_WINDOW or (max(steps) > 1 and max(pads)):
+        return values, None
+    return values, _places(net, self, net.out[0].shape[lead:], kernel_size, strides, pads, steps)
 
 
 @op(aten.avg_pool1d.default, dtypes=FLOAT)
@@ -74,7 +83,7 @@ def avg_pool(
 def adaptive_avg_pool(net: Net, self: ITensor, output_size: Sequence[int]) -> ITensor:
     """adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor"""
     lead = len(self.shape) - len(output_size)
-    sizes = self.shape[lead:]
+    sizes = net.shape(self)[lead:]
     x = net.wide(self)
     if all(out == 1 for out in output_size):
         x = net.mean(x, range(lead, len(self.shape)), keepdim=True)
@@ -87,11 +96,17 @@ def adaptive_avg_pool(net: Net, self: ITensor, output_size: Sequence[int]) -> IT
     return net.cast(x, net.out.dtype)
 
 
+@adaptive_avg_pool.unless
+def _(self: torch.Tensor, output_size: Sequence[int]) -> Iterator[str]:
+    if any(dynamic(size) or size != 1 for size in output_size):
+        yield from _fixed_places(self)
+
+
 @op(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default, dtypes=_WITH_INDICES)
 def adaptive_max_pool(net: Net, self: ITensor, output_size: Sequence[int]) -> tuple[Any, ...]:
     """adaptive_max_pool2d(Tensor self, int[2] output_size) -> (Tensor, Tensor)"""
     lead = len(self.shape) - len(output_size)
-    sizes = self.shape[lead:]
+    sizes = net.shape(self)[lead:]
     if all(size % out == 0 for size, out in zip(sizes, output_size, strict=True)):
         return _even(net, self, output_size, "MAX"), None
     x = self
@@ -105,6 +120,11 @@ def _float_only(self: torch.Tensor, **_: Any) -> Iterator[str]:
         yield "pooling of integers"
 
 
+def _fixed_places(self: torch.Tensor, **_: Any) -> Iterator[str]:
+    if any(dynamic(size) for size in self.shape[1:]):
+        yield "windows over dynamic sizes: pooling is converted for fixed ones, and any batch"
+
+
 def _written_out(kernel_size: Sequence[int], **_: Any) -> Iterator[str]:
     if len(kernel_size) == 1:
         yield "one kernel size for several dimensions"
@@ -113,6 +133,8 @@ def _written_out(kernel_size: Sequence[int], **_: Any) -> Iterator[str]:
 for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_avg_pool, adaptive_max_pool):
     _one.unless(Net.not_empty)
     _one.unless(_float_only)
+for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_max_pool):
+    _one.unless(_fixed_places)
 for _one in (max_pool, max_pool_with_indices, avg_pool):
     _one.unless(_written_out)
 
@@ -132,10 +154,36 @@ def _max_pool(
     for index in range(rank):
         starts = torch.arange(out.shape[lead + index]) * strides[index] - pads[index]
         places = starts[:, None] + torch.arange(kernel[index]) * steps[index]
-        inside = (places >= 0) & (places < x.shape[lead + index])
+        inside = (places >= 0) & (places < net.shape(x)[lead + index])
         some = places.gather(1, inside.int().argmax(1, keepdim=True))  # a maximum may see an element twice
         x = _maximum_of(net, x, lead + index, torch.where(inside, places, some))
     return x
+
+
+def _places(
+    net: Net, x: ITensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int],
+) -> ITensor:  # fmt: skip
+    """Where the maximum of each window is, as PyTorch counts: the first of equals, and the last NaN."""
+    lead, sizes = list(net.shape(x)[: -len(out)]), net.shape(x)[-len(out) :]
+    x = net.reshape(x, [-1, *sizes])
+    reach = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
+    # What is padded repeats an edge that is in the window too, and has the edge's place.
+    x = net.slice(x, [0, *(-p for p in padding)], [net.shape(x)[0], *reach], [1] * len(x.shape), trt.SampleMode.CLAMP)
+    best, place = None, None
+    for offset in itertools.product(*(range(0, k * d, d) for k, d in zip(kernel, dilation, strict=True))):
+        value = net.slice(x, [0, *offset], [net.shape(x)[0], *out], [1, *stride])
+        at: Any = 0
+        for axis, size in enumerate(sizes):
+            along = (torch.arange(out[axis]) * stride[axis] + offset[axis] - padding[axis]).clamp(0, size - 1)
+            along = along * math.prod(sizes[axis + 1 :])
+            at = net.add(net.constant(along.int().reshape([-1] + [1] * (len(out) - axis - 1))), at)
+        if best is None:
+            best, place = value, net.expand(at, net.shape(value))
+            continue
+        better = net.logical_or(net.greater(value, best), net.isnan(value))
+        best, place = net.select(better, value, best), net.select(better, at, place)
+    return net.cast(net.reshape(place, [*lead, *out]), torch.int64)
 
 
 def _avg_pool(
@@ -145,7 +193,7 @@ def _avg_pool(
     rank = len(kernel)
     strides, pads = _each(stride or kernel, rank), _each(padding, rank)
     lead = len(x.shape) - rank
-    sizes, out = x.shape[lead:], net.out.shape[lead:]
+    sizes, out = net.shape(x)[lead:], net.out.shape[lead:]
     counts = [_counts(sizes[d], out[d], kernel[d], strides[d], pads[d], include_pad) for d in range(rank)]
     uneven = [d for d in range(rank) if divisor is None and bool((counts[d] != kernel[d]).any())]
     y = net.wide(x) if uneven or divisor else x
@@ -170,7 +218,7 @@ def _layer(
 ) -> ITensor:  # fmt: skip
     """A pooling layer over the last dimensions; an average counts all padding."""
     rank = len(kernel)
-    lead, sizes = list(x.shape[:-rank]), x.shape[-rank:]
+    lead, sizes = list(net.shape(x)[:-rank]), net.shape(x)[-rank:]
     reach = [(o - 1) * s + k - p for o, s, k, p in zip(out, stride, kernel, padding, strict=True)]
     if any(r > size + p for r, size, p in zip(reach, sizes, padding, strict=True)):
         # Past the symmetric padding. To repeat an edge changes no maximum: each window that is padded has that edge.
@@ -179,7 +227,7 @@ def _layer(
         mode = trt.SampleMode.CLAMP if kind == "MAX" else trt.SampleMode.FILL
         x, padding = net.slice(x, start, shape, [1] * len(shape), mode), [0] * rank
     line = [1] * (rank == 1)
-    x = net.reshape(x, [-1, lead[-1], *line, *x.shape[-rank:]])
+    x = net.reshape(x, [-1, lead[-1], *line, *net.shape(x)[-rank:]])
     layer = net.network.add_pooling_nd(x, getattr(trt.PoolingType, kind), (*line, *kernel))
     if layer is not None:
         layer.stride_nd, layer.padding_nd = (*line, *stride), (*[0] * len(line), *padding)
@@ -189,7 +237,7 @@ def _layer(
 
 def _even(net: Net, x: ITensor, out: Sequence[int], kind: str) -> ITensor:
     """Windows of one size, side by side."""
-    window = [size // o for size, o in zip(x.shape[-len(out) :], out, strict=True)]
+    window = [size // o for size, o in zip(net.shape(x)[-len(out) :], out, strict=True)]
     return _layer(net, x, out, window, window, [0] * len(out), kind)
 
 

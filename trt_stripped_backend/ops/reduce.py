@@ -14,12 +14,14 @@ import torch
 
 from ..errors import Unsupported
 from ..flavour import trt
-from .create import iota
-from .net import BOOL, FLOAT, ITensor, Net, Scalar
+from .create import LITERAL_BYTES, iota
+from .net import BOOL, FLOAT, Dim, ITensor, Net, Scalar
 from .registry import Ops, op
 
 aten = torch.ops.aten
 Dims = int | Sequence[int] | None
+#: Where all pairs of rows are compared: the most elements.
+PAIRS = 1 << 24
 
 
 def dims_of(x: Any, dim: Dims) -> list[int]:
@@ -81,9 +83,11 @@ def _var_mean(net: Net, x: ITensor, dim: Dims, correction: Scalar | None, keepdi
     average = net.mean(x, dims, keepdim=True)
     distance = net.sub(x, average)
     total = net.reduce(trt.ReduceOperation.SUM, net.mul(distance, distance), dims, keepdim)
-    count = math.prod(x.shape[d] for d in dims)
-    variance = net.div(total, float(max(count - (1 if correction is None else correction), 0)))
-    return variance, average if keepdim else net.reshape(average, tuple(total.shape))
+    count: Any = math.prod(net.shape(x)[d] for d in dims)
+    less = 1 if correction is None else correction
+    freedom = net.sub(net.cast(count, net.dtype(x)), less) if isinstance(count, Dim) else float(max(count - less, 0))
+    variance = net.div(total, freedom)
+    return variance, average if keepdim else net.reshape(average, tuple(net.shape(total)))
 
 
 @op(aten.var.correction, dtypes=FLOAT)
@@ -131,7 +135,7 @@ def _position(net: Net, kind: Any, x: ITensor, dim: int) -> ITensor:
     hit = net.equal(x, _extreme(net, kind, x, [dim], True))  # a NaN equals nothing, so only NaNs are hit then
     if net.dtype(x) in FLOAT:
         hit = net.logical_or(hit, net.isnan(x))
-    size = x.shape[dim]
+    size = net.shape(x)[dim]
     place = [1] * len(x.shape)
     place[dim] = size
     index = net.select(hit, net.reshape(iota(net, size, torch.int32), place), size - 1, torch.int32)
@@ -142,7 +146,7 @@ def _extreme_of_dim(net: Net, kind: Any, x: ITensor, dim: int, keepdim: bool) ->
     value = _extreme(net, kind, x, [dim], keepdim)
     if not len(x.shape):
         return value, net.constant(0, torch.int64)
-    return value, net.reshape(_position(net, kind, x, dim), tuple(value.shape))
+    return value, net.reshape(_position(net, kind, x, dim), tuple(net.shape(value)))
 
 
 @op(aten.max.default)
@@ -225,19 +229,61 @@ def linalg_vector_norm(
     """linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None)
     -> Tensor"""
     x = net.wide(net.cast(self, net.out.dtype))
-    reduce = functools.partial(net.reduce, dims=dims_of(self, dim), keepdim=keepdim)
+    return net.cast(vector_norm(net, x, ord, dims_of(self, dim), keepdim), net.out.dtype)
+
+
+def vector_norm(net: Net, x: ITensor, ord: Scalar, dims: Sequence[int], keepdim: bool = False) -> ITensor:
+    """``(Σ |x|^ord)^(1/ord)``; the largest or smallest size for an infinite ``ord``, the count of non-zeros for 0."""
+    reduce = functools.partial(net.reduce, dims=dims, keepdim=keepdim)
     size = net.unary(trt.UnaryOperation.ABS, x)
     if math.isinf(ord):
-        norm = reduce(trt.ReduceOperation.MAX if ord > 0 else trt.ReduceOperation.MIN, size)
-    elif ord == 0:
-        norm = reduce(trt.ReduceOperation.SUM, net.cast(net.cast(x, torch.bool), net.dtype(x)))
-    elif ord == 1:
-        norm = reduce(trt.ReduceOperation.SUM, size)
-    elif ord == 2:
-        norm = net.sqrt(reduce(trt.ReduceOperation.SUM, net.mul(x, x)))
-    else:
-        norm = net.pow(reduce(trt.ReduceOperation.SUM, net.pow(size, float(ord))), 1 / ord)
-    return net.cast(norm, net.out.dtype)
+        return reduce(trt.ReduceOperation.MAX if ord > 0 else trt.ReduceOperation.MIN, size)
+    if ord == 0:
+        return reduce(trt.ReduceOperation.SUM, net.cast(net.cast(x, torch.bool), net.dtype(x)))
+    if ord == 1:
+        return reduce(trt.ReduceOperation.SUM, size)
+    if ord == 2:
+        return net.sqrt(reduce(trt.ReduceOperation.SUM, net.mul(x, x)))
+    return net.pow(reduce(trt.ReduceOperation.SUM, net.pow(size, float(ord))), 1 / ord)
+
+
+def _distances(net: Net, a: ITensor, b: ITensor, p: float) -> ITensor:
+    """Of each row of ``a`` ``[…, m, k]`` to each of ``b`` ``[…, n, k]``."""
+    return vector_norm(net, net.sub(net.unsqueeze(net.wide(a), -2), net.unsqueeze(net.wide(b), -3)), p, [-1])
+
+
+@op(aten._cdist_forward.default, dtypes=FLOAT)
+def _cdist_forward(net: Net, x1: ITensor, x2: ITensor, p: float, compute_mode: int | None) -> ITensor:
+    """_cdist_forward(Tensor x1, Tensor x2, float p, int? compute_mode) -> Tensor"""
+    return net.cast(_distances(net, x1, x2, p), net.out.dtype)
+
+
+@_cdist_forward.unless
+def _(x1: torch.Tensor, x2: torch.Tensor, p: float, compute_mode: int | None) -> Iterator[str]:
+    if x1.numel() * x2.shape[-2] > PAIRS:
+        yield f"distances of {x1.shape[-2]} rows to {x2.shape[-2]}: their differences would take too much memory"
+
+
+@op(aten._pdist_forward.default, dtypes=FLOAT)
+def _pdist_forward(net: Net, self: ITensor, p: float = 2) -> ITensor:
+    """_pdist_forward(Tensor self, float p=2.) -> Tensor"""
+    rows = net.shape(self)[0]
+    row, column = torch.triu_indices(rows, rows, 1)
+    places = net.constant((row * rows + column).int())
+    return net.cast(net.gather(net.reshape(_distances(net, self, self, p), [-1]), places, 0), net.out.dtype)
+
+
+@_pdist_forward.unless
+def _(self: torch.Tensor, p: float = 2) -> Iterator[str]:
+    if self.shape[0] < 2:
+        yield "distances of fewer than two rows"
+    if self.shape[0] ** 2 * 2 > LITERAL_BYTES:
+        yield f"distances among {self.shape[0]} rows: their places are too many for a literal"
+
+
+for _distance in (_cdist_forward, _pdist_forward):
+    _distance.unless(Net.not_empty)
+    _distance.unless(Net.fixed_sizes)
 
 
 # ------------------------------------------------------------------------------------------------ running
@@ -247,23 +293,26 @@ def linalg_vector_norm(
 def cumsum(net: Net, self: ITensor, dim: int, dtype: Any = None) -> ITensor:
     """cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
     x = net.wide(net.cast(self, net.out.dtype))
-    if not len(x.shape):
-        return net.cast(x, net.out.dtype)
+    return net.cast(running_sum(net, x, dim) if len(x.shape) else x, net.out.dtype)
+
+
+def running_sum(net: Net, x: ITensor, dim: int) -> ITensor:
+    """The sum of each element of a tensor of rank ≥ 1 and those before it."""
     if not (hasattr(net.network, "add_cumulative") and hasattr(trt, "CumulativeOperation")):
         raise Unsupported(f"cumsum: {net.flavour} has no layer for it; TensorRT 10.8 is the first that does")
     axis = net.constant(dim % len(x.shape), torch.int32)
     layer = net.network.add_cumulative(x, axis, trt.CumulativeOperation.SUM, False, False)
-    return net.cast(net.take(layer), net.out.dtype)
+    return net.keep(net.take(layer), net.shape(x))
 
 
 @op(aten.cumprod.default, refittable=False)
 def cumprod(net: Net, self: ITensor, dim: int, dtype: Any = None) -> ITensor:
     """cumprod(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor"""
     x = net.wide(net.cast(self, net.out.dtype))
-    size, reach = (x.shape[dim], 1) if len(x.shape) else (1, 1)
+    size, reach = (net.shape(x)[dim], 1) if len(x.shape) else (1, 1)
     # After each step an element holds the product of the last 2 · reach ones (Hillis and Steele).
     while reach < size:
-        shape = list(x.shape)
+        shape = list(net.shape(x))
         shape[dim] = reach
         shifted = net.cat([net.full(shape, 1, net.dtype(x)), net.narrow(x, dim, 0, size - reach)], dim)
         x, reach = net.mul(x, shifted), 2 * reach
@@ -276,3 +325,4 @@ _reductions: tuple[Ops, ...] = (
 )  # fmt: skip
 for _reduction in _reductions:
     _reduction.unless(_not_empty)
+cumprod.unless(Net.fixed_sizes)

@@ -56,6 +56,7 @@ def upsample_bicubic2d(
 
 for _one in (upsample_nearest, _upsample_nearest_exact, upsample_linear, upsample_bicubic2d):
     _one.unless(Net.not_empty)
+    _one.unless(Net.fixed_sizes)
 
 
 @op(aten.grid_sampler_2d.default, dtypes=FLOAT)
@@ -80,7 +81,7 @@ cudnn_grid_sampler.unless(Net.not_empty)
 def pixel_shuffle(net: Net, self: ITensor, upscale_factor: int) -> ITensor:
     """pixel_shuffle(Tensor self, int upscale_factor) -> Tensor"""
     r = upscale_factor
-    channels, height, width = self.shape[-3:]
+    channels, height, width = net.shape(self)[-3:]
     x = net.reshape(self, [-1, channels // (r * r), r, r, height, width])
     return net.reshape(net.permute(x, [0, 1, 4, 2, 5, 3]), net.out.shape)
 
@@ -89,7 +90,7 @@ def pixel_shuffle(net: Net, self: ITensor, upscale_factor: int) -> ITensor:
 def pixel_unshuffle(net: Net, self: ITensor, downscale_factor: int) -> ITensor:
     """pixel_unshuffle(Tensor self, int downscale_factor) -> Tensor"""
     r = downscale_factor
-    channels, height, width = self.shape[-3:]
+    channels, height, width = net.shape(self)[-3:]
     x = net.reshape(self, [-1, channels, height // r, r, width // r, r])
     return net.reshape(net.permute(x, [0, 1, 3, 5, 2, 4]), net.out.shape)
 
@@ -104,7 +105,7 @@ pixel_unshuffle.unless(Net.not_empty)
 def taps(net: Net, x: ITensor, dim: int, indices: torch.Tensor, weights: torch.Tensor) -> ITensor:
     """``out[i] = sum over k of weights[i, k] * x[indices[i, k]]`` along ``dim``; both literals have shape (out, k)."""
     picked = net.gather(x, net.constant(indices.to(torch.int32)), dim)
-    shape = [*indices.shape] + [1] * (len(x.shape) - dim - 1)
+    shape = [*net.shape(indices)] + [1] * (len(x.shape) - dim - 1)
     weighted = net.mul(picked, net.reshape(net.constant(weights), shape))
     return net.reduce(trt.ReduceOperation.SUM, weighted, [dim + 1])
 
@@ -150,9 +151,9 @@ def _cubic_taps(at: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor
 def _nearest(net: Net, x: ITensor, scale_factors: Scales, offset: float) -> ITensor:
     tables = {}
     for dim, scale in _spatial(x, scale_factors):
-        at = _sources(x.shape[dim], net.out.shape[dim], scale, False, offset).floor()
-        tables[dim] = at.clamp(max=x.shape[dim] - 1).long()
-    if all(_repeats(table, x.shape[dim]) for dim, table in tables.items()):
+        at = _sources(net.shape(x)[dim], net.out.shape[dim], scale, False, offset).floor()
+        tables[dim] = at.clamp(max=net.shape(x)[dim] - 1).long()
+    if all(_repeats(table, net.shape(x)[dim]) for dim, table in tables.items()):
         return _resize_layer(net, x, "NEAREST", "ASYMMETRIC")
     for dim, table in tables.items():
         x = _pick(net, x, dim, table.tolist())
@@ -173,11 +174,11 @@ def _pick(net: Net, x: ITensor, dim: int, table: list[int]) -> ITensor:
 
 def _interpolate(net: Net, x: ITensor, align_corners: bool, scale_factors: Scales, mode: str) -> ITensor:
     spatial, out = list(_spatial(x, scale_factors)), net.out.shape
-    if all(_plain(x.shape[dim], out[dim], scale, align_corners) for dim, scale in spatial):
+    if all(_plain(net.shape(x)[dim], out[dim], scale, align_corners) for dim, scale in spatial):
         return _resize_layer(net, x, mode, "ALIGN_CORNERS" if align_corners else "HALF_PIXEL")
     y = net.wide(x)
     for dim, scale in spatial:
-        size = x.shape[dim]
+        size = net.shape(x)[dim]
         at = _sources(size, out[dim], scale, align_corners, 0.5)
         at = at if align_corners else at - 0.5
         y = taps(net, y, dim, *(_cubic_taps(at, size) if mode == "CUBIC" else _linear_taps(at, size)))

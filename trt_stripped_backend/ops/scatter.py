@@ -12,6 +12,7 @@ from ..flavour import trt
 from .elementwise import larger, smaller
 from .index import gather_elements, merge, shrink
 from .net import FLOAT, ITensor, Net, Scalar, Value
+from .reduce import running_sum
 from .registry import op
 
 aten = torch.ops.aten
@@ -43,11 +44,11 @@ def _scatter(net: Net, data: ITensor, index: ITensor, updates: ITensor, mode: An
 def scatter_elements(net: Net, data: ITensor, dim: int, index: ITensor, src: Value, reduce: str = "") -> ITensor:
     """``data`` with ``src`` at the positions that ``index`` names along ``dim``, combined with what is there by
     ``reduce``, if given."""
-    shape, dtype = data.shape, net.dtype(data)
+    shape, dtype = net.shape(data), net.dtype(data)
     data = data if len(shape) else net.reshape(data, [1])
     dim %= len(data.shape)
     index = index if len(index.shape) else net.reshape(index, [1])
-    sizes = list(index.shape)
+    sizes = list(net.shape(index))
     if net.is_tensor(src):
         src = shrink(net, src if len(src.shape) else net.reshape(src, [1]), sizes)
     else:
@@ -161,26 +162,26 @@ def _put_masked(net: Net, self: ITensor, dim: int, mask: ITensor, values: ITenso
     tail = len(self.shape) - dim - len(mask.shape)
     row = len(values.shape) - tail
     if row > 0:  # the one row for all chosen places: as many dimensions of size 1 as the mask has
-        values = net.reshape(values, [*values.shape[: row - 1], *[1] * len(mask.shape), *values.shape[row:]])
-    mask = net.reshape(mask, [*mask.shape, *[1] * tail])
+        values = net.reshape(values, [*net.shape(values)[: row - 1], *[1] * len(mask.shape), *net.shape(values)[row:]])
+    mask = net.reshape(mask, [*net.shape(mask), *[1] * tail])
     return net.select(mask, net.add(self, values) if accumulate else values, self, net.dtype(self))
 
 
 def _put(net: Net, self: ITensor, indices: Sequence[ITensor | None], values: ITensor, accumulate: bool) -> ITensor:
     """``self`` with ``values`` at the places that integer indices name."""
     x, order, dim, positions = merge(net, self, indices)
-    lead, rest, count = list(x.shape[:dim]), list(x.shape[dim + 1 :]), math.prod(positions.shape)
-    rows = net.expand(net.cast(values, net.dtype(self)), [*lead, *positions.shape, *rest])
+    lead, rest, count = list(net.shape(x)[:dim]), list(net.shape(x)[dim + 1 :]), math.prod(net.shape(positions))
+    rows = net.expand(net.cast(values, net.dtype(self)), [*lead, *net.shape(positions), *rest])
     rows = net.reshape(rows, [*lead, count, *rest])
-    if accumulate or (dim and count <= x.shape[dim]):
+    if accumulate or (dim and count <= net.shape(x)[dim]):
         places = net.reshape(positions, [1] * len(lead) + [count] + [1] * len(rest))
-        out = scatter_elements(net, x, dim, net.expand(places, rows.shape), rows, "sum" if accumulate else "")
+        out = scatter_elements(net, x, dim, net.expand(places, net.shape(rows)), rows, "sum" if accumulate else "")
     else:
         first = [dim, *(d for d in range(len(x.shape)) if d != dim)]
         places = net.reshape(positions, [count, 1])
         out = _scatter(net, net.permute(x, first), places, net.permute(rows, first), trt.ScatterMode.ND)
         out = net.permute(out, [first.index(d) for d in range(len(first))])
-    out = net.reshape(out, [self.shape[d] for d in order])
+    out = net.reshape(out, [net.shape(self)[d] for d in order])
     return net.permute(out, [order.index(d) for d in range(len(order))])
 
 
@@ -221,7 +222,7 @@ def _(
 def put(net: Net, self: ITensor, index: ITensor, source: ITensor, accumulate: bool = False) -> ITensor:
     """put(Tensor self, Tensor index, Tensor source, bool accumulate=False) -> Tensor"""
     flat, places, values = (net.reshape(v, [-1]) for v in (self, index, source))
-    return net.reshape(_put(net, flat, [places], values, accumulate), self.shape)
+    return net.reshape(_put(net, flat, [places], values, accumulate), net.shape(self))
 
 
 @put.unless
@@ -230,7 +231,44 @@ def _(self: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate:
         yield f"put that accumulates {index.numel()} {self.dtype} values: TensorRT's scatter does not reduce"
 
 
+@op(aten.max_unpool2d.default)
+def max_unpool2d(net: Net, self: ITensor, indices: ITensor, output_size: Sequence[int]) -> ITensor:
+    """max_unpool2d(Tensor self, Tensor indices, SymInt[2] output_size) -> Tensor"""
+    return _unpool(net, self, indices, output_size)
+
+
+@op(aten.max_unpool3d.default)
+def max_unpool3d(
+    net: Net, self: ITensor, indices: ITensor, output_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> ITensor:
+    """max_unpool3d(Tensor self, Tensor indices, SymInt[3] output_size, int[3] stride, int[3] padding) -> Tensor"""
+    return _unpool(net, self, indices, output_size)
+
+
+def _unpool(net: Net, x: ITensor, indices: ITensor, sizes: Sequence[int]) -> ITensor:
+    lead = net.shape(x)[: -len(sizes)]
+    rows = math.prod(lead)
+    values, places = (net.reshape(one, [rows, -1]) for one in (x, indices))
+    empty = net.full([rows, math.prod(sizes)], 0, net.dtype(x))
+    return net.reshape(scatter_elements(net, empty, 1, places, values), [*lead, *sizes])
+
+
+@op(aten.masked_scatter.default, refittable=False)
+def masked_scatter(net: Net, self: ITensor, mask: ITensor, source: ITensor) -> ITensor:
+    """masked_scatter(Tensor self, Tensor mask, Tensor source) -> Tensor"""
+    mask, x = (net.expand(one, net.out.shape) for one in net.broadcast(mask, self))
+    count = running_sum(net, net.cast(net.reshape(mask, [-1]), torch.int32), 0)
+    place = net.maximum(net.sub(count, 1), 0)
+    taken = net.gather(net.reshape(source, [-1]), place, 0)
+    return net.select(mask, net.reshape(taken, net.shape(x)), x)
+
+
+for _op in (max_unpool2d, max_unpool3d, masked_scatter):
+    _op.unless(Net.not_empty)
+    _op.unless(Net.fixed_sizes)
 for _op in (scatter, scatter_value, scatter_src_reduce, scatter_value_reduce, scatter_add, scatter_reduce):
     _op.unless(Net.not_empty)
+    _op.unless(Net.fixed_sizes)
 for _op in (index_put, put):
     _op.unless(Net.not_empty)
+    _op.unless(Net.fixed_sizes)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..flavour import trt
+from ..sizes import alike, dynamic, has_no_elements
 from .net import ITensor, Net
 from .registry import op
 
@@ -66,16 +67,16 @@ def to_copy(net: Net, self: ITensor, dtype: torch.dtype | None = None) -> ITenso
 @op(aten.copy.default)
 def copy(net: Net, self: ITensor, src: ITensor) -> ITensor:
     """copy(Tensor self, Tensor src, bool non_blocking=False) -> Tensor"""
-    return net.expand(net.cast(src, net.dtype(self)), self.shape)
+    return net.expand(net.cast(src, net.dtype(self)), net.shape(self))
 
 
 @op(aten.cat.default)
 def cat(net: Net, tensors: Sequence[ITensor], dim: int = 0) -> ITensor:
     """cat(Tensor[] tensors, int dim=0) -> Tensor"""
-    if not net.out.numel():
+    if has_no_elements(net.out.shape):
         return net.full(net.out.shape, 0, net.out.dtype)
     # An empty tensor adds nothing, and PyTorch takes one of shape [0] beside any others.
-    return net.cat([net.cast(t, net.out.dtype) for t in tensors if 0 not in tuple(t.shape)], dim)
+    return net.cat([net.cast(t, net.out.dtype) for t in tensors if not has_no_elements(net.shape(t))], dim)
 
 
 @op(aten.stack.default)
@@ -99,15 +100,21 @@ def split(net: Net, self: ITensor, split_size: int, dim: int = 0) -> tuple[ITens
 @op(aten.unbind.int, aten.unbind_copy.int)
 def unbind(net: Net, self: ITensor, dim: int = 0) -> tuple[ITensor, ...]:
     """unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]"""
-    return tuple(net.squeeze(net.narrow(self, dim, i, 1), dim) for i in range(self.shape[dim]))
+    return tuple(net.squeeze(net.narrow(self, dim, i, 1), dim) for i in range(net.shape(self)[dim]))
+
+
+@unbind.unless
+def _(self: torch.Tensor, dim: int = 0) -> Iterator[str]:
+    if dynamic(self.shape[dim]):
+        yield "a dynamic number of outputs"
 
 
 @op(aten.repeat.default)
 def repeat(net: Net, self: ITensor, repeats: Sequence[int]) -> ITensor:
     """repeat(Tensor self, SymInt[] repeats) -> Tensor"""
-    sizes = [1] * (len(repeats) - len(self.shape)) + list(self.shape)
+    sizes = [1] * (len(repeats) - len(self.shape)) + list(net.shape(self))
     x, shape = net.reshape(self, sizes), [s * r for s, r in zip(sizes, repeats, strict=True)]
-    if all(s == 1 or r == 1 for s, r in zip(sizes, repeats, strict=True)):
+    if all(alike([s], [1]) or alike([r], [1]) for s, r in zip(sizes, repeats, strict=True)):
         return net.expand(x, shape)
     return net.slice(x, [0] * len(shape), shape, [1] * len(shape), trt.SampleMode.WRAP)
 
@@ -121,7 +128,7 @@ def _(self: torch.Tensor, repeats: Sequence[int]) -> Iterator[str]:
 @op(aten.flip.default)
 def flip(net: Net, self: ITensor, dims: Sequence[int]) -> ITensor:
     """flip(Tensor self, int[] dims) -> Tensor"""
-    shape = list(self.shape)
+    shape = list(net.shape(self))
     turned = {d % len(shape) for d in dims if shape}
     if not turned:
         return self
@@ -133,14 +140,15 @@ def flip(net: Net, self: ITensor, dims: Sequence[int]) -> ITensor:
 def roll(net: Net, self: ITensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> ITensor:
     """roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor"""
     x = self if dims else net.reshape(self, [-1])
-    shape = list(x.shape)
+    shape = list(net.shape(x))
     start = [0] * len(shape)
     for shift, dim in zip(shifts, dims or (0,), strict=True):
         start[dim] = (start[dim] - shift) % shape[dim]
     if any(start):
         x = net.slice(x, start, shape, [1] * len(shape), trt.SampleMode.WRAP)
-    return net.reshape(x, self.shape)
+    return net.reshape(x, net.shape(self))
 
 
 for _op in (repeat, flip, roll):
     _op.unless(Net.not_empty)
+roll.unless(Net.fixed_sizes)

@@ -1,30 +1,116 @@
-"""Shapes: views, slices, concatenation, gathering. All sizes are known when the network is built."""
+"""Shapes: views, slices, concatenation, gathering; and sizes that only a call tells, computed inside the engine."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ..flavour import trt
+from ..sizes import UNBOUNDED, Dim, Size, alike, dim
 from .network import ITensor, Network
+
+#: One size of a shape: an int, or a :class:`~..sizes.Dim`.
+AnySize = Any
 
 
 class Shapes(Network):
     """Layers that move elements and do not change them."""
 
-    def reshape(self, x: ITensor, shape: Sequence[int]) -> ITensor:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shapes: dict[str, list[AnySize]] = {}  # of tensors with dynamic sizes, by tensor name
+        self._told: dict[str, tuple[ITensor, int]] = {}  # symbol → the tensor and the dimension that tell it
+        self._sizes: dict[Size, ITensor] = {}
+
+    # ---------------------------------------------------------------- sizes
+
+    def shape(self, x: ITensor) -> list[Any]:
+        """The sizes of a tensor: numbers, and expressions for what only a call tells."""
+        known = self._shapes.get(x.name)
+        if known is None:
+            known = list(x.shape)
+            if -1 in known:
+                known = [self._unknown(x, d) if size == -1 else size for d, size in enumerate(known)]
+                self._shapes[x.name] = known
+        return list(known)
+
+    def tell(self, symbol: str, tensor: ITensor, dim: int) -> None:
+        """Says that a dimension of a tensor has the value of a symbol."""
+        self._told[symbol] = tensor, dim
+
+    def keep(self, x: ITensor, shape: Sequence[AnySize]) -> ITensor:
+        """Notes the sizes of a tensor where TensorRT would not say which of them are equal."""
+        if any(isinstance(s, Dim) for s in shape):
+            self._shapes[x.name] = list(shape)
+        return x
+
+    def _unknown(self, x: ITensor, axis: int) -> AnySize:
+        symbol = f"{x.name}[{axis}]"
+        self.ranges[symbol] = 0, UNBOUNDED
+        self.tell(symbol, x, axis)
+        return dim(symbol, self.ranges)
+
+    def size(self, value: Size) -> ITensor:
+        """A size as an int64 tensor of shape [1]."""
+        if value not in self._sizes:
+            self._sizes[value] = self._computed(value)
+        return self._sizes[value]
+
+    def _computed(self, value: Size) -> ITensor:
+        if isinstance(value, int):
+            return self.constant([value], torch.int64)
+        if isinstance(value, str):
+            tensor, axis = self._told[value]
+            whole = self.take(self.network.add_shape(tensor))
+            return self.take(self.network.add_slice(whole, (axis,), (1,), (1,)))
+        kind = trt.ElementWiseOperation
+        operations = {"add": kind.SUM, "mul": kind.PROD, "floordiv": kind.FLOOR_DIV, "max": kind.MAX, "min": kind.MIN}
+
+        def combined(name: str, a: ITensor, b: ITensor) -> ITensor:
+            if name == "mod":
+                return combined("add", a, combined("mul", combined("mul", combined("floordiv", a, b), b), minus_one))
+            return self.take(self.network.add_elementwise(a, b, operations[name]))
+
+        minus_one = self.constant([-1], torch.int64)
+        return functools.reduce(functools.partial(combined, value[0]), map(self.size, value[1:]))
+
+    def shape_tensor(self, sizes: Sequence[AnySize]) -> ITensor:
+        """Sizes as one int64 tensor."""
+        parts: list[ITensor] = []
+        run: list[int] = []
+        for one in sizes:
+            if isinstance(one, Dim):
+                parts += [self.constant(run, torch.int64)] if run else []
+                parts.append(self.size(one.size))
+                run = []
+            else:
+                run.append(int(one))
+        parts += [self.constant(run, torch.int64)] if run or not parts else []
+        return self.cat(parts, 0)
+
+    # ---------------------------------------------------------------- views
+
+    def reshape(self, x: ITensor, shape: Sequence[AnySize]) -> ITensor:
         """``x`` with another shape of as many elements; one entry may be -1."""
-        shape = [int(s) for s in shape]
-        if -1 in shape:
-            rest = math.prod(s for s in shape if s != -1)
-            shape[shape.index(-1)] = math.prod(x.shape) // rest if rest else 0
-        if tuple(shape) == tuple(x.shape):
+        shape, have = list(shape), self.shape(x)
+        free = [i for i, s in enumerate(shape) if not isinstance(s, Dim) and s == -1]
+        if free:
+            rest = math.prod(s for i, s in enumerate(shape) if i != free[0])
+            shape[free[0]] = math.prod(have) // rest if isinstance(rest, Dim) or rest else 0
+        if alike(shape, have):
             return x
         layer = self.network.add_shuffle(x)
         layer.zero_is_placeholder = False
-        layer.reshape_dims = tuple(shape)
-        return self.take(layer)
+        dynamic = sum(isinstance(s, Dim) for s in shape)
+        if dynamic <= 1 and not (dynamic and 0 in [s for s in shape if not isinstance(s, Dim)]):
+            layer.reshape_dims = tuple(-1 if isinstance(s, Dim) else int(s) for s in shape)
+        else:
+            layer.set_input(1, self.shape_tensor(shape))
+        return self.keep(self.take(layer), shape)
 
     def permute(self, x: ITensor, dims: Sequence[int]) -> ITensor:
         dims = [d % len(x.shape) for d in dims]
@@ -32,7 +118,8 @@ class Shapes(Network):
             return x
         layer = self.network.add_shuffle(x)
         layer.first_transpose = trt.Permutation(dims)
-        return self.take(layer)
+        have = self.shape(x)
+        return self.keep(self.take(layer), [have[d] for d in dims])
 
     def transpose(self, x: ITensor, dim0: int, dim1: int) -> ITensor:
         dims = list(range(len(x.shape)))
@@ -40,49 +127,56 @@ class Shapes(Network):
         return self.permute(x, dims)
 
     def unsqueeze(self, x: ITensor, dim: int) -> ITensor:
-        shape = list(x.shape)
+        shape = self.shape(x)
         shape.insert(dim % (len(shape) + 1), 1)
         return self.reshape(x, shape)
 
     def squeeze(self, x: ITensor, dim: int) -> ITensor:
-        shape = list(x.shape)
+        shape = self.shape(x)
         del shape[dim % len(shape)]
         return self.reshape(x, shape)
 
-    def expand(self, x: ITensor, shape: Sequence[int]) -> ITensor:
+    def expand(self, x: ITensor, shape: Sequence[AnySize]) -> ITensor:
         """Broadcasts to ``shape``; -1 keeps a size."""
         lead = len(shape) - len(x.shape)
-        x = self.reshape(x, [1] * lead + list(x.shape))
-        sizes = [x.shape[i] if s == -1 else int(s) for i, s in enumerate(shape)]
-        if sizes == list(x.shape):
+        x = self.reshape(x, [1] * lead + self.shape(x))
+        have = self.shape(x)
+        sizes = [h if not isinstance(s, Dim) and s == -1 else s for h, s in zip(have, shape, strict=True)]
+        if alike(sizes, have):
             return x
-        strides = [0 if x.shape[i] == 1 and s != 1 else 1 for i, s in enumerate(sizes)]
+        single = [not isinstance(h, Dim) and h == 1 for h in have]
+        strides = [0 if one and not alike([s], [1]) else 1 for one, s in zip(single, sizes, strict=True)]
         return self.slice(x, [0] * len(sizes), sizes, strides)
 
     def slice(
         self,
         x: ITensor,
-        start: Sequence[int],
-        shape: Sequence[int],
+        start: Sequence[AnySize],
+        shape: Sequence[AnySize],
         stride: Sequence[int],
         mode: Any = None,
         fill: Any = None,
     ) -> ITensor:
         """The elements ``start + i * stride`` for i below ``shape``. ``mode`` and ``fill`` say what lies outside."""
-        layer = self.network.add_slice(x, tuple(start), tuple(shape), tuple(stride))
+        fixed = [tuple(0 if isinstance(s, Dim) else s for s in part) for part in (start, shape)]
+        layer = self.network.add_slice(x, *fixed, tuple(stride))
+        for index, part in enumerate((start, shape), 1):
+            if layer is not None and any(isinstance(s, Dim) for s in part):
+                layer.set_input(index, self.shape_tensor(part))
         if layer is not None and mode is not None:
             layer.mode = mode
             if fill is not None:
                 layer.set_input(4, fill)
-        return self.take(layer)
+        return self.keep(self.take(layer), shape)
 
-    def narrow(self, x: ITensor, dim: int, start: int, length: int, step: int = 1) -> ITensor:
+    def narrow(self, x: ITensor, dim: int, start: AnySize, length: AnySize, step: int = 1) -> ITensor:
         """``x[..., start : start + length * step : step, ...]`` along ``dim``."""
         dim %= len(x.shape)
-        shape = list(x.shape)
-        if start == 0 and step == 1 and length == shape[dim]:
+        shape = self.shape(x)
+        if alike([start, length], [0, shape[dim]]) and step == 1:
             return x
-        starts, steps = [0] * len(shape), [1] * len(shape)
+        starts: list[AnySize] = [0] * len(shape)
+        steps = [1] * len(shape)
         starts[dim], steps[dim], shape[dim] = start, step, length
         return self.slice(x, starts, shape, steps)
 
@@ -90,10 +184,16 @@ class Shapes(Network):
         if len(values) == 1:
             return values[0]
         layer = self.network.add_concatenation(list(values))
+        dim %= len(values[0].shape)
         if layer is not None:
-            layer.axis = dim % len(values[0].shape)
-        return self.take(layer)
+            layer.axis = dim
+        shape = self.shape(values[0])
+        shape[dim] = sum((self.shape(v)[dim] for v in values[1:]), shape[dim])
+        return self.keep(self.take(layer), shape)
 
     def gather(self, x: ITensor, indices: ITensor, dim: int) -> ITensor:
         """``x.index_select`` along ``dim`` with indices of any rank (≥ 0, already wrapped)."""
-        return self.take(self.network.add_gather(x, indices, dim % len(x.shape)))
+        dim %= len(x.shape)
+        shape = self.shape(x)
+        shape[dim : dim + 1] = self.shape(indices)
+        return self.keep(self.take(self.network.add_gather(x, indices, dim)), shape)

@@ -7,20 +7,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..flavour import trt
+from ..sizes import dynamic
 from .create import LITERAL_BYTES, iota
-from .net import ITensor, Net, Value
+from .net import AnySize, Dim, ITensor, Net, Value
 from .registry import op
 
 aten = torch.ops.aten
 
 
-def grid(net: Net, sizes: Sequence[int], steps: Sequence[int], start: int = 0) -> ITensor:
+def grid(net: Net, sizes: Sequence[AnySize], steps: Sequence[int], start: int = 0) -> ITensor:
     """``start + Σ iₖ · stepsₖ`` for all indices i below ``sizes``, as int32 of shape ``sizes``."""
     if not sizes:
         return net.constant(start, torch.int32)
-    whole = math.prod(sizes) * torch.int32.itemsize <= LITERAL_BYTES
+    fixed = all(isinstance(v, int) for v in (*sizes, *steps, start))
+    whole = fixed and math.prod(sizes) * torch.int32.itemsize <= LITERAL_BYTES
     total: Any = start
     for dim, (size, step) in enumerate(zip(sizes, steps, strict=True)):
         shape = [size if d == dim else 1 for d in range(len(sizes))]
@@ -39,22 +42,45 @@ def bounds(size: int, start: int | None, end: int | None, step: int) -> range:
 
 @op(aten.slice.Tensor)
 def slice_(
-    net: Net, self: ITensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+    net: Net, self: ITensor, dim: int = 0, start: AnySize = None, end: AnySize = None, step: int = 1
 ) -> ITensor:
     """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
-    taken = bounds(self.shape[dim], start, end, step)
-    return net.narrow(self, dim, taken.start, len(taken), step)
+    size = net.shape(self)[dim]
+    if all(v is None or isinstance(v, int) for v in (size, start, end)):
+        taken = bounds(size, start, end, step)
+        return net.narrow(self, dim, taken.start, len(taken), step)
+    # How many are taken, PyTorch has worked out; a start beyond the end takes none, wherever it points.
+    first = 0 if start is None else start if isinstance(start, Dim) or start >= 0 else size + start
+    return net.narrow(self, dim, first, net.out.shape[dim], step)
+
+
+@slice_.unless
+def _(
+    self: torch.Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Iterator[str]:
+    size = self.shape[dim]
+    if dynamic(start) and not statically_known_true(start >= 0):
+        yield "a slice from a dynamic start that may be negative"
+    elif isinstance(start, int) and start < 0 and dynamic(size) and not statically_known_true(size >= -start):
+        yield "a slice from the end of what may be too short"
 
 
 @op(aten.select.int)
-def select(net: Net, self: ITensor, dim: int, index: int) -> ITensor:
+def select(net: Net, self: ITensor, dim: int, index: AnySize) -> ITensor:
     """select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)"""
-    return net.squeeze(net.narrow(self, dim, index % self.shape[dim], 1), dim)
+    size = net.shape(self)[dim]
+    return net.squeeze(net.narrow(self, dim, index if isinstance(index, Dim) or index >= 0 else size + index, 1), dim)
+
+
+@select.unless
+def _(self: torch.Tensor, dim: int, index: Any) -> Iterator[str]:
+    if dynamic(index) and not statically_known_true(index >= 0):
+        yield "a dynamic index that may be negative"
 
 
 def _replace(net: Net, self: ITensor, src: ITensor, dim: int, taken: range) -> ITensor:
     """``self`` with ``src`` in place of the positions ``taken`` of ``dim``."""
-    size, dim = self.shape[dim], dim % len(self.shape)
+    size, dim = net.shape(self)[dim], dim % len(self.shape)
     src = net.cast(src, net.dtype(self))
     if taken.step == 1:
         parts = [net.narrow(self, dim, 0, taken.start)] if taken.start else []
@@ -81,13 +107,13 @@ def slice_scatter(
 ) -> ITensor:
     """slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1)
     -> Tensor"""
-    return _replace(net, self, src, dim, bounds(self.shape[dim], start, end, step))
+    return _replace(net, self, src, dim, bounds(net.shape(self)[dim], start, end, step))
 
 
 @op(aten.select_scatter.default)
 def select_scatter(net: Net, self: ITensor, src: ITensor, dim: int, index: int) -> ITensor:
     """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
-    at = index % self.shape[dim]
+    at = index % net.shape(self)[dim]
     return _replace(net, self, net.unsqueeze(src, dim % len(self.shape)), dim, range(at, at + 1))
 
 
@@ -99,7 +125,7 @@ def _diagonal_last(rank: int, dim1: int, dim2: int) -> list[int]:
 
 def _set_diagonal(net: Net, base: Value, src: ITensor, rows: int, columns: int, offset: int) -> ITensor:
     """Matrices ``base`` (a scalar stands for matrices full of it) with ``src`` ``[..., length]`` on a diagonal."""
-    length, lead = src.shape[-1], list(src.shape[:-1])
+    length, lead = net.shape(src)[-1], list(net.shape(src)[:-1])
     # The k-th element belongs to row k of an upper diagonal, to column k of a lower one; what lies beyond is masked.
     size = rows if offset >= 0 else columns
     if length != size:
@@ -113,7 +139,7 @@ def _set_diagonal(net: Net, base: Value, src: ITensor, rows: int, columns: int, 
 def diagonal(net: Net, self: ITensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> ITensor:
     """diagonal(Tensor(a) self, int offset=0, int dim1=0, int dim2=1) -> Tensor(a)"""
     x = net.permute(self, _diagonal_last(len(self.shape), dim1, dim2))
-    *lead, rows, columns = x.shape
+    *lead, rows, columns = net.shape(x)
     start = offset if offset >= 0 else -offset * columns
     return net.narrow(net.reshape(x, [*lead, rows * columns]), -1, start, net.out.shape[-1], columns + 1)
 
@@ -129,14 +155,14 @@ def diagonal_scatter(net: Net, self: ITensor, src: ITensor, offset: int = 0, dim
     """diagonal_scatter(Tensor self, Tensor src, int offset=0, int dim1=0, int dim2=1) -> Tensor"""
     order = _diagonal_last(len(self.shape), dim1, dim2)
     x = net.permute(self, order)
-    out = _set_diagonal(net, x, net.cast(src, net.dtype(self)), x.shape[-2], x.shape[-1], offset)
+    out = _set_diagonal(net, x, net.cast(src, net.dtype(self)), net.shape(x)[-2], net.shape(x)[-1], offset)
     return net.permute(out, [order.index(d) for d in range(len(order))])
 
 
 @op(aten.diag_embed.default)
 def diag_embed(net: Net, self: ITensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> ITensor:
     """diag_embed(Tensor self, int offset=0, int dim1=-2, int dim2=-1) -> Tensor"""
-    order, size = _diagonal_last(len(self.shape) + 1, dim1, dim2), self.shape[-1] + abs(offset)
+    order, size = _diagonal_last(len(self.shape) + 1, dim1, dim2), net.shape(self)[-1] + abs(offset)
     out = _set_diagonal(net, 0, self, size, size, offset)
     return net.permute(out, [order.index(d) for d in range(len(order))])
 
@@ -149,13 +175,13 @@ def _only(net: Net, keep: ITensor, x: ITensor) -> ITensor:
 @op(aten.tril.default)
 def tril(net: Net, self: ITensor, diagonal: int = 0) -> ITensor:
     """tril(Tensor self, SymInt diagonal=0) -> Tensor"""
-    return _only(net, net.less(grid(net, self.shape[-2:], [-1, 1]), diagonal + 1), self)
+    return _only(net, net.less(grid(net, net.shape(self)[-2:], [-1, 1]), diagonal + 1), self)
 
 
 @op(aten.triu.default)
 def triu(net: Net, self: ITensor, diagonal: int = 0) -> ITensor:
     """triu(Tensor self, SymInt diagonal=0) -> Tensor"""
-    return _only(net, net.greater(grid(net, self.shape[-2:], [-1, 1]), diagonal - 1), self)
+    return _only(net, net.greater(grid(net, net.shape(self)[-2:], [-1, 1]), diagonal - 1), self)
 
 
 @op(aten.unfold.default)
@@ -167,7 +193,7 @@ def unfold(net: Net, self: ITensor, dimension: int, size: int, step: int) -> ITe
     count = net.out.shape[dim]
     if step == size or count == 1:  # windows that do not overlap are a view
         x = net.narrow(self, dim, 0, count * size)
-        x = net.reshape(x, [*self.shape[:dim], count, size, *self.shape[dim + 1 :]])
+        x = net.reshape(x, [*net.shape(self)[:dim], count, size, *net.shape(self)[dim + 1 :]])
     else:
         x = net.gather(self, grid(net, [count, size], [step, 1]), dim)
     order = [d for d in range(len(x.shape)) if d != dim + 1]
@@ -203,3 +229,5 @@ def _(
 
 for _op in (slice_scatter, select_scatter, diagonal, diagonal_scatter, diag_embed, tril, triu, unfold, as_strided):
     _op.unless(Net.not_empty)
+for _op in (slice_scatter, select_scatter, diagonal, diagonal_scatter, diag_embed, unfold, as_strided):
+    _op.unless(Net.fixed_sizes)

@@ -25,7 +25,7 @@ PAIRS = 1 << 24
 
 def _top(net: Net, x: ITensor, k: int, dim: int, largest: bool) -> tuple[ITensor, ITensor]:
     """The k largest or smallest elements along ``dim``, in order, and their indices (int64)."""
-    shape, dtype = list(x.shape) or [1], net.dtype(x)
+    shape, dtype = list(net.shape(x)) or [1], net.dtype(x)
     dim %= len(shape)
     # TopK takes one of the last four dimensions of a tensor of rank 2 or more, and no bool.
     rows, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
@@ -77,10 +77,50 @@ def _(self: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Itera
         yield f"kthvalue with k = {k}: TensorRT takes up to {MAX_K}"
 
 
+def _median(net: Net, x: ITensor, dim: int) -> tuple[ITensor, ITensor]:
+    """The lower of two middle elements along ``dim``, which stays; NaN where there is one."""
+    size = net.shape(x)[dim] if len(x.shape) else 1
+    values, indices = _top(net, x, (size + 1) // 2, dim, False)
+    if not len(x.shape):
+        return values, indices
+    middle = [net.narrow(t, dim, (size + 1) // 2 - 1, 1) for t in (values, indices)]
+    if net.dtype(x) in FLOAT:  # NaN is the largest of all
+        largest = _top(net, x, 1, dim, True)
+        nan = net.isnan(largest[0])
+        middle = [net.select(nan, a, b, net.dtype(a)) for a, b in zip(largest, middle, strict=True)]
+    return middle[0], middle[1]
+
+
+@op(aten.median.default)
+def median(net: Net, self: ITensor) -> ITensor:
+    """median(Tensor self) -> Tensor"""
+    return net.reshape(_median(net, net.reshape(self, [-1]), 0)[0], [])
+
+
+@op(aten.median.dim)
+def median_dim(net: Net, self: ITensor, dim: int, keepdim: bool = False) -> tuple[ITensor, ITensor]:
+    """median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)"""
+    values, indices = _median(net, self, dim)
+    whole = keepdim or not len(self.shape)
+    return (values, indices) if whole else (net.squeeze(values, dim), net.squeeze(indices, dim))
+
+
+@median.unless
+def _(self: torch.Tensor) -> Iterator[str]:
+    if self.numel() > 2 * MAX_K:
+        yield f"a median of {self.numel()} elements: TensorRT sorts up to {MAX_K}"
+
+
+@median_dim.unless
+def _(self: torch.Tensor, dim: int, keepdim: bool = False) -> Iterator[str]:
+    if self.ndim and self.shape[dim] > 2 * MAX_K:
+        yield f"a median of {self.shape[dim]} elements: TensorRT sorts up to {MAX_K}"
+
+
 @op(aten.sort.default)
 def sort(net: Net, self: ITensor, dim: int = -1, descending: bool = False) -> tuple[ITensor, ITensor]:
     """sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)"""
-    return _top(net, self, self.shape[dim] if len(self.shape) else 1, dim, descending)
+    return _top(net, self, net.shape(self)[dim] if len(self.shape) else 1, dim, descending)
 
 
 @sort.unless
@@ -94,7 +134,7 @@ def _ranks(net: Net, x: ITensor, descending: bool) -> ITensor:
 
     NaN counts as the largest value, as in PyTorch.
     """
-    rows, size = x.shape
+    rows, size = net.shape(x)
     mine, other = net.reshape(x, [rows, size, 1]), net.reshape(x, [rows, 1, size])
     before = net.greater(other, mine) if descending else net.less(other, mine)
     tie = net.equal(other, mine)
@@ -115,12 +155,12 @@ def sort_stable(
     -> (Tensor values, Tensor indices)"""
     rank = len(self.shape)
     if not stable or not rank:
-        return _top(net, self, self.shape[dim] if rank else 1, dim, descending)
+        return _top(net, self, net.shape(self)[dim] if rank else 1, dim, descending)
     order = [d for d in range(rank) if d != dim % rank] + [dim % rank]
     x = net.permute(net.cast(self, torch.int32) if net.dtype(self) == torch.bool else self, order)
-    shape, size = x.shape, x.shape[-1]
+    shape, size = net.shape(x), net.shape(x)[-1]
     x = net.reshape(x, [-1, size])
-    places = net.expand(net.reshape(iota(net, size, torch.int32), [1, size]), x.shape)
+    places = net.expand(net.reshape(iota(net, size, torch.int32), [1, size]), net.shape(x))
     indices = scatter_elements(net, places, 1, _ranks(net, x, descending), places)
     values = net.cast(gather_elements(net, x, indices, 1), net.dtype(self))
     back = [order.index(d) for d in range(rank)]
@@ -141,7 +181,7 @@ def _places(net: Net, sequence: ITensor, value: Value, right: bool, out_int32: b
     """How many elements of each sorted row come before a value; before or with it if ``right``."""
     dtype = net.result_type(sequence, value)
     rows, wanted = net.cast(sequence, dtype), net.cast(value, dtype)
-    wanted = net.reshape(wanted, [*wanted.shape, 1])
+    wanted = net.reshape(wanted, [*net.shape(wanted), 1])
     if len(rows.shape) > 1:
         rows = net.unsqueeze(rows, -2)
     # "Not after" also holds for a value of NaN, which PyTorch puts at the end.
@@ -199,5 +239,6 @@ def _(
     yield from _too_many(boundaries, self.numel() if isinstance(self, torch.Tensor) else 1)
 
 
-for _op in (topk, kthvalue, sort, sort_stable, searchsorted, bucketize):
+for _op in (topk, kthvalue, median, median_dim, sort, sort_stable, searchsorted, bucketize):
     _op.unless(Net.not_empty)
+    _op.unless(Net.fixed_sizes)

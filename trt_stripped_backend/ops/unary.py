@@ -194,7 +194,7 @@ def is_negative(net: Net, x: ITensor) -> ITensor:
 @op(aten.isnan.default)
 def isnan(net: Net, self: ITensor) -> ITensor:
     """isnan(Tensor self) -> Tensor"""
-    return net.isnan(self) if net.dtype(self) in FLOAT else net.full(tuple(self.shape), False, torch.bool)
+    return net.isnan(self) if net.dtype(self) in FLOAT else net.full(tuple(net.shape(self)), False, torch.bool)
 
 
 @op(aten.isinf.default)
@@ -202,7 +202,7 @@ def isinf(net: Net, self: ITensor) -> ITensor:
     """isinf(Tensor self) -> Tensor"""
     if net.dtype(self) in FLOAT:
         return net.unary(trt.UnaryOperation.ISINF, self)
-    return net.full(tuple(self.shape), False, torch.bool)
+    return net.full(tuple(net.shape(self)), False, torch.bool)
 
 
 @op(aten.logical_not.default)

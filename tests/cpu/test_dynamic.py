@@ -1,0 +1,123 @@
+"""Dynamic shapes without a GPU: converters on other sizes than the traced ones, real plans, and keys."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import trt_stripped_backend as ts
+from tests import harness_dynamic
+from tests.cases import Case, all_cases
+from tests.graphs import perturb
+from trt_stripped_backend import lowering
+from trt_stripped_backend.compilation import Compilation
+from trt_stripped_backend.flavour import load
+from trt_stripped_backend.options import Options
+
+#: Every so many of the cases.
+SHARE = 6
+
+
+def drawn() -> list[Any]:
+    rows = [(f"{family}/{case.name}", case) for family, case in all_cases() if case.rejected is None]
+    return [pytest.param(case, id=name) for name, case in rows if zlib.crc32(name.encode()) % SHARE == 0]
+
+
+@pytest.mark.parametrize("case", drawn())
+def test_values_for_other_sizes(case: Case) -> None:
+    harness_dynamic.emulate(case)
+
+
+class Decoder(nn.Module):
+    """A causal layer over a sequence of any length, with learned positions and literals that depend on the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.qkv, self.out = nn.Embedding(64, 16), nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, _ = x.shape
+        x = x + self.places(torch.arange(length, device=x.device))
+        q, k, v = self.qkv(x).view(batch, length, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return torch.relu(self.out(y.transpose(1, 2).reshape(batch, length, 16))) + x
+
+
+def planned(model: nn.Module, *shapes: tuple[int, ...], bounds: tuple[int, int] | None = None, **options: Any) -> Any:
+    """The compilations of calls with inputs of these shapes, up to the plans; the last dimension but one is dynamic."""
+    found: list[Compilation] = []
+
+    def capture(gm: Any, inputs: Any, **_: Any) -> Any:
+        def compile(lowered: lowering.Lowered) -> Any:
+            found.append(Compilation.of(Options.of({"min_block_size": 1, **options}), load(), None))
+            found[-1].plan(lowered)
+            return lowering.boxed(lowered.module)
+
+        return lowering.trace(gm, inputs, compile)
+
+    torch._dynamo.reset()
+    fast = torch.compile(model, backend=capture, dynamic=None if bounds else True)
+    with torch.no_grad():
+        for shape in shapes:
+            x = torch.randn(shape)
+            if bounds:
+                torch._dynamo.mark_dynamic(x, len(shape) - 2, min=bounds[0], max=bounds[1])
+            torch.testing.assert_close(fast(x), model(x))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("mode", ["bound", "general"])
+def test_one_plan_for_all_lengths(mode: str) -> None:
+    (one,) = planned(perturb(Decoder()), (2, 5, 16), (2, 9, 16), (3, 33, 16), refit_mode=mode)
+    assert one.report.rejections == []
+    assert [p.status for p in one.report.partitions] == ["built"]
+    (record,) = ts.open_cache().entries()
+    assert record.header["ranges"] == [[2, 2, 4096], [2, 16, 4096]]
+
+
+def test_other_examples_find_the_same_plan() -> None:
+    first = planned(perturb(Decoder()), (2, 5, 16))
+    other = planned(perturb(Decoder(), seed=1), (2, 7, 16))
+    assert [c.report.partitions[0].status for c in (*first, *other)] == ["built", "hit"]
+
+
+def test_ranges_are_a_part_of_the_key() -> None:
+    model = perturb(nn.Sequential(nn.Linear(16, 16), nn.GELU()))
+    found = [planned(model, (2, 5, 16), bounds=(2, high))[0].report.partitions[0] for high in (16, 32, 16)]
+    assert [p.status for p in found] == ["built", "built", "hit"]
+    assert found[0].key != found[1].key
+    assert found[1].differs == ("ranges.0",)
+
+
+def test_static_and_dynamic_are_two_plans() -> None:
+    model = perturb(nn.Sequential(nn.Linear(16, 16), nn.GELU()))
+    keys = [planned(model, (2, 5, 16), bounds=b)[0].report.partitions[0].key for b in ((2, 16), None)]
+    assert keys[0] != keys[1]
+
+
+def test_what_the_range_option_says() -> None:
+    planned(perturb(nn.Linear(16, 16)), (5, 16), dynamic_range=(4, 100))
+    (record,) = ts.open_cache().entries()
+    assert record.header["ranges"] == [[4, 8, 100]]
+
+
+def test_sizes_that_depend_on_data_stay_in_pytorch() -> None:
+    class Chosen(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.relu()[x.sum(-1) > 0] * 2
+
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        (one,) = planned(Chosen(), (4, 16))
+    assert {r.kind for r in one.report.rejections} >= {"data"}
+    assert one.report.nodes_in_engines >= 1

@@ -1,0 +1,164 @@
+"""An engine build as people see it: a bar for each phase on a terminal, and Ctrl-C that stops it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from .flavour import trt
+
+log = logging.getLogger("trt_stripped_backend")
+
+
+@contextmanager
+def watched(config: Any, name: str, show: bool | None, stream: TextIO | None = None) -> Iterator[None]:
+    """While open, the build of ``config`` is shown and can be interrupted.
+
+    TensorRT cannot unwind a Python exception. So what a SIGINT raises (``KeyboardInterrupt``, or what the handler of
+    the program chooses) is kept until TensorRT has given up the build at the next step, and raised on leaving.
+
+    Args:
+        config: the builder config.
+        name: what is built.
+        show: whether to show it; None if ``stream`` is a terminal.
+        stream: default: ``sys.stderr``.
+    """
+    stream = sys.stderr if stream is None else stream
+    terminal = stream is not None and stream.isatty()
+    view = None if stream is None or not (terminal if show is None else show) else (Bars if terminal else Lines)
+    with _deferred() as pending:
+        shown = view(name, stream) if view is not None else None
+        config.progress_monitor = monitor = _monitor_type()(pending, shown)
+        try:
+            yield
+        finally:
+            monitor.close()
+            config.progress_monitor = None
+
+
+@contextmanager
+def _deferred() -> Iterator[list[BaseException]]:
+    """While open, what the handler of SIGINT raises goes into the list that it gives; leaving raises it.
+
+    Only the main thread has signals; in others, and for a handler that is not Python's, nothing changes.
+    """
+    pending: list[BaseException] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield pending
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        try:
+            before(number, frame)
+        except BaseException as error:
+            pending.append(error)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield pending
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pending:
+            raise pending[0]
+
+
+@functools.cache
+def _monitor_type() -> Any:
+    """The ``trt.IProgressMonitor`` of this package; its base exists once TensorRT is imported."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self, pending: list[BaseException], view: Bars | Lines | None) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.pending, self.view = pending, view
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.tell("start", phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.tell("step", phase_name, step + 1)
+            return not self.pending
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.tell("finish", phase_name)
+
+        def close(self) -> None:
+            self.tell("close")
+
+        def tell(self, event: str, *args: Any) -> None:
+            """A terminal that goes away must not stop a build."""
+            try:
+                if self.view is not None:
+                    getattr(self.view, event)(*args)
+            except Exception as error:
+                self.view = None
+                log.debug("the progress of a build cannot be shown: %s", error)
+
+    return Monitor
+
+
+class Bars:
+    """A bar for each phase under way, on a terminal; gone when the build ends."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=Console(file=stream), transient=True)
+        self.name = name
+        self.tasks: dict[str, tuple[TaskID, int]] = {}
+        self.progress.start()
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        depth = self.tasks[parent][1] + 1 if parent in self.tasks else 0
+        text = "  " * depth + phase if depth else f"{self.name}: {phase}"
+        self.tasks[phase] = self.progress.add_task(text, total=steps), depth
+
+    def step(self, phase: str, done: int) -> None:
+        if phase in self.tasks:
+            self.progress.update(self.tasks[phase][0], completed=done)
+
+    def finish(self, phase: str) -> None:
+        if phase in self.tasks:
+            self.progress.remove_task(self.tasks.pop(phase)[0])
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+class Lines:
+    """A line as each of the outer phases ends, with its seconds: for files and pipes."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self.name, self.stream = name, stream
+        self.phases: dict[str, tuple[float, int]] = {}
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        depth = self.phases[parent][1] + 1 if parent in self.phases else 0
+        self.phases[phase] = time.perf_counter(), depth
+        if not depth:
+            self._say(phase)
+
+    def step(self, phase: str, done: int) -> None:
+        """Steps are too many for lines."""
+
+    def finish(self, phase: str) -> None:
+        if phase not in self.phases:
+            return
+        start, depth = self.phases.pop(phase)
+        if depth < 2:
+            self._say(f"{phase}: {time.perf_counter() - start:.1f} s")
+
+    def close(self) -> None:
+        self.stream.flush()
+
+    def _say(self, text: str) -> None:
+        print(f"trt_stripped: {self.name}: {text}", file=self.stream, flush=True)
