@@ -1,7 +1,8 @@
-"""The GPU tier: every test here is marked ``gpu`` and starts from a clean compiler."""
+"""The GPU tier: every test here is marked ``gpu`` (or ``gpus``) and starts from a clean compiler."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 import trt_stripped_backend
 
 HERE = Path(__file__).parent
+# The first engine of a process decides on TF32 for all of it (``precision.py``), and these tests come in any order.
+os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in item.path.parents:
+        if HERE in item.path.parents and item.get_closest_marker("gpus") is None:
             item.add_marker(pytest.mark.gpu)
 
 

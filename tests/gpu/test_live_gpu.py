@@ -13,6 +13,9 @@ from torch import nn
 
 import trt_stripped_backend as ts
 from tests.gpu.common import Block, ConvNet, LoRA, compiled, error, perturbed
+from trt_stripped_backend import refit
+from trt_stripped_backend.errors import RefitFailed
+from trt_stripped_backend.refit import Engine
 
 MODES = ["bound", "general"]
 VALUED = ["identical", "immutable"]
@@ -319,6 +322,29 @@ def test_wrong_dtype_behind_dynamo_is_caught() -> None:
         assert error(fast(x), model(x)) < 1e-5
     recompiled = ts.stats()["graphs"] == 2  # newer versions of Dynamo look again themselves
     assert recompiled or any("shift is float16" in str(w.message) for w in caught)
+
+
+@torch.no_grad()
+def test_a_refused_weight_leaves_the_engine_empty_and_the_answer_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = perturbed(Block()), torch.randn(4, 8, 64, device="cuda")
+    fast = compiled(model, "general")
+    fast(x)
+    kept = Engine._set
+
+    def refuse(engine: Engine, name: str, *args: Any) -> None:
+        if name == "w2":
+            raise RefitFailed(f"TensorRT refused weight {name}")
+        kept(engine, name, *args)
+
+    monkeypatch.setattr(Engine, "_set", refuse)
+    for p in model.parameters():
+        p.data = p.data * 0.7
+    with pytest.warns(UserWarning, match="refused weight w2"):
+        have = fast(x)
+    assert error(have, model(x)) < 1e-5
+    (engine,) = (e for pool in refit.pools() for e in pool._engines.values())
+    assert not engine.ready
+    assert "refused weight w2" in str(ts.reports()[-1])
 
 
 @torch.no_grad()

@@ -1,0 +1,152 @@
+"""Dynamic shapes on a GPU: one engine for many sizes, right for each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import trt_stripped_backend as ts
+from tests.gpu.common import Block, compiled, error, perturbed
+
+MODES = ["bound", "general"]
+
+
+class Decoder(nn.Module):
+    """Two causal layers over tokens, with learned positions."""
+
+    def __init__(self, width: int = 64, heads: int = 4, length: int = 2048) -> None:
+        super().__init__()
+        self.heads = heads
+        self.tokens, self.places = nn.Embedding(100, width), nn.Embedding(length, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
+        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.mlp = nn.ModuleList(Block(width) for _ in range(2))
+        self.head = nn.Linear(width, 100, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        batch, length = ids.shape
+        x = self.tokens(ids) + self.places(torch.arange(length, device=ids.device))
+        for norm, qkv, out, mlp in zip(self.norms, self.qkv, self.out, self.mlp, strict=True):
+            q, k, v = qkv(norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = mlp(x + out(attended.transpose(1, 2).reshape(batch, length, -1)))
+        return self.head(x)
+
+
+class Places(nn.Module):
+    """Convolutions over images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.conv2, self.norm = nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.GroupNorm(4, 32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn(self.conv1(x)))
+        x = F.silu(self.norm(self.conv2(x)))
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def sizes(x: torch.Tensor, y: torch.Tensor) -> tuple[Any, ...]:
+    """Sizes that come from tensors, from each other, and from no tensor that the engine computes with."""
+    batch, length, _ = x.shape
+    z = (x * 2).view(batch, length, 2, -1).transpose(1, 2)
+    places = torch.arange(length, device=x.device) + y.shape[0]
+    return (
+        z.reshape(batch * 2, -1)[:, :-1], places, z.sum() / length, torch.cat([x, x], 1).view(-1),
+        torch.ones(batch + length, device=x.device), x[:, -1], x.new_zeros(length // 2, 3), length, x.flip(1),
+        x.amax(1), x.repeat(1, 2, 1), torch.tril(x @ x.transpose(1, 2)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_a_growing_sequence_takes_two_engines(mode: str) -> None:
+    model = perturbed(Decoder())
+    fast = compiled(model, mode)
+    for length in (1, 2, 3, 5, 8, 100, 511, 512, 513, 1000, 2047, 2048, 7):
+        ids = torch.randint(0, 100, (1, length), device="cuda")
+        assert error(fast(ids), model(ids)) < 2e-5, length
+    counts = ts.stats()
+    assert counts["fallbacks"] == 0
+    assert counts["builds"] == 2  # one for the first length alone, one for all others
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_sizes_in_and_out(mode: str) -> None:
+    fast = torch.compile(
+        sizes, backend="trt_stripped", options={"refit_mode": mode, "min_block_size": 1}, dynamic=True
+    )
+    for batch, length, rows in ((3, 5, 6), (2, 9, 4), (7, 4, 40), (3, 5, 6)):
+        x, y = torch.randn(batch, length, 8, device="cuda"), torch.randn(rows, device="cuda")
+        for index, (have, want) in enumerate(zip(fast(x, y), sizes(x, y), strict=True)):
+            torch.testing.assert_close(have, want, rtol=1e-5, atol=1e-5, msg=lambda m, i=index: f"output {i}: {m}")
+    assert ts.stats()["fallbacks"] == 0
+    assert ts.stats()["builds"] >= 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_live_weights_with_images_of_any_size(mode: str) -> None:
+    model = perturbed(Places())
+    fast = torch.compile(
+        model, backend="trt_stripped", options={"refit_mode": mode, "min_block_size": 1}, dynamic=True
+    )
+    for shape in ((4, 3, 16, 16), (2, 3, 32, 20), (9, 3, 64, 64)):
+        x = torch.randn(shape, device="cuda")
+        assert error(fast(x), model(x)) < 1e-5, shape
+        for p in model.parameters():
+            p.mul_(1.05)
+        assert error(fast(x), model(x)) < 1e-5, shape
+    assert ts.stats()["fallbacks"] == 0
+
+
+@torch.no_grad()
+def test_a_size_beyond_the_range_leads_to_one_more_engine() -> None:
+    model = perturbed(Block())
+    fast = torch.compile(
+        model, backend="trt_stripped", options={"dynamic_range": (2, 8), "min_block_size": 1}, dynamic=True
+    )
+    for rows in (4, 8, 9, 300, 4):
+        x = torch.randn(rows, 6, 64, device="cuda")
+        assert error(fast(x), model(x)) < 1e-5, rows
+    assert ts.stats()["builds"] == 2
+    assert ts.stats()["fallbacks"] == 0
+
+
+@torch.no_grad()
+def test_marked_bounds_and_a_second_start() -> None:
+    model = perturbed(Block())
+    for start in range(2):
+        torch.compiler.reset()
+        fast = compiled(model, "bound")
+        x = torch.randn(5 + start, 64, device="cuda")
+        torch._dynamo.mark_dynamic(x, 0, min=2, max=16)
+        assert error(fast(x), model(x)) < 1e-5
+        x = torch.randn(16, 64, device="cuda")
+        assert error(fast(x), model(x)) < 1e-5
+    (entry,) = ts.open_cache().entries()
+    assert entry.header["ranges"] == [[2, 8, 16]]
+    assert ts.stats()["builds"] == 1
+
+
+@torch.no_grad()
+def test_engines_on_both_sides_of_pytorch() -> None:
+    first, second = perturbed(Block()), perturbed(Block(), seed=1)
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return second(torch.cumsum(first(x), 1).reshape(-1, x.shape[1], 64))
+
+    fast = torch.compile(model, backend="trt_stripped", options={"min_block_size": 1}, dynamic=True)
+    for shape in ((2, 5, 64), (3, 9, 64)):
+        x = torch.randn(shape, device="cuda")
+        assert error(fast(x), model(x)) < 1e-5
+    assert ts.stats()["builds"] == 2
+    assert ts.stats()["fallbacks"] == 0
