@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +82,67 @@ class UNet(nn.Module):
         return self.leave(functional.silu(self.norm(self.up(h, t))))
 
 
+class Decoder(nn.Module):
+    """A layer of :class:`Llama`: rotary causal attention and SwiGLU, each behind an RMSNorm."""
+
+    def __init__(self, width: int, inner: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in "qkvo")
+        self.gate, self.up = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        def rotated(t: torch.Tensor) -> torch.Tensor:
+            a, b = t.chunk(2, -1)
+            return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+        n = self.norm1(x)
+        q, k, v = (part(n).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        attended = functional.scaled_dot_product_attention(rotated(q), rotated(k), v, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        n = self.norm2(x)
+        return x + self.down(functional.silu(self.gate(n)) * self.up(n))
+
+
+class Llama(nn.Module):
+    """Llama's decoder over a whole prompt: 1.69 B parameters in 8 of the 32 layers of Llama-2-7B.
+
+    The vocabulary is small, because TensorRT takes memory by the largest weight when it builds a refittable engine.
+    """
+
+    def __init__(
+        self, layers: int = 8, width: int = 4096, inner: int = 11008, vocabulary: int = 8192, heads: int = 32
+    ) -> None:
+        super().__init__()
+        self.head_size = width // heads
+        self.embed = nn.Embedding(vocabulary, width)
+        self.layers = nn.ModuleList(Decoder(width, inner, heads) for _ in range(layers))
+        self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        places = torch.arange(ids.shape[1], dtype=torch.float32, device=ids.device)
+        pairs = torch.arange(0, self.head_size, 2, dtype=torch.float32, device=ids.device)
+        angles = places[:, None] * torch.exp(pairs * (-math.log(1e4) / self.head_size))
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return self.head(self.norm(x))
+
+
 @dataclass(frozen=True)
 class Model:
-    """One row: ``make()`` on the default device, the input's ``shape``; token ids are below ``vocabulary``."""
+    """One row: ``make()`` on the default device, the input's ``shape``; token ids are below ``vocabulary``.
+
+    Parameters are made in ``dtype``, so that a large model never exists in another.
+    """
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     vocabulary: int = 0
+    dtype: torch.dtype = torch.float32
 
 
 def _timm(name: str) -> Callable[[], nn.Module]:
@@ -149,13 +205,25 @@ MODELS: dict[str, Model] = {
     "whisper_encoder": Model(_whisper, (1, 80, 3000)),
     "unet": Model(UNet, (2, 4, 32, 32)),
 }
+#: Models for questions of memory; only benchmarks that name them run them.
+LARGE: dict[str, Model] = {"llama_1b5": Model(Llama, (2, 128), 8192, torch.bfloat16)}
+
+
+@contextlib.contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def make(name: str, device: str = "cuda") -> tuple[nn.Module, torch.Tensor]:
-    """A model in eval mode with seeded weights in float32, and an input. A dropped bias or norm scale shows."""
-    row = MODELS[name]
+    """A model in eval mode with seeded weights in its row's dtype, and an input. A dropped bias or norm scale shows."""
+    row = (MODELS | LARGE)[name]
     torch.manual_seed(0)
-    with torch.device(device):
+    with torch.device(device), _default(row.dtype):
         model = row.make().eval().requires_grad_(False)
         for module in model.modules():
             for attribute in ("bias", "weight", "gamma"):
