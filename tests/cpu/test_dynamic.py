@@ -83,7 +83,7 @@ def test_one_plan_for_all_lengths(mode: str) -> None:
     assert one.report.rejections == []
     assert [p.status for p in one.report.partitions] == ["built"]
     (record,) = ts.open_cache().entries()
-    assert record.header["ranges"] == [[2, 2, 4096], [2, 16, 4096]]
+    assert record.header["ranges"] == [[2, 2, 4096], [2, 8, 4096]]
 
 
 def test_other_examples_find_the_same_plan() -> None:
