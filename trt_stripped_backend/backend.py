@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import warnings
@@ -12,16 +13,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from . import lowering, refit, run
+from . import context, lowering, refit, run
 from .compilation import VALUED, Compilation, Piece
-from .errors import BuildFailed, OptionError, RefitFailed, TRTStrippedError
+from .errors import BuildFailed, NotWarm, OptionError, RefitFailed, TRTStrippedError
 from .flavour import load
 from .live import Bundle, LiveWeights
+from .ops.registry import is_getitem
 from .options import Options
+from .partition import Partitioned
 from .profile import contains
 from .report import recent, stats
 from .types import Entry, Rejection
 from .verify import difference
+from .watch import gather
 
 log = logging.getLogger("trt_stripped_backend")
 
@@ -35,15 +39,17 @@ def trt_stripped(
         gm: Dynamo's graph.
         example_inputs: its arguments, real tensors.
         options: see :class:`~.Options`.
-        mode: torch.compile's; none but the default is known.
+        mode: torch.compile's: ``"reduce-overhead"`` is ``cuda_graphs=True``; no other is known.
 
     Raises:
         OptionError: an unknown option, or a value that it does not take.
         BuildFailed: with ``require_full``, when anything would run in PyTorch.
     """
     chosen = Options.of(options)
-    if mode not in (None, "default"):
-        raise OptionError(f"mode={mode!r} is Inductor's; this backend takes options={{...}}")
+    if mode == "reduce-overhead":
+        chosen = dataclasses.replace(chosen, cuda_graphs=True)
+    elif mode not in (None, "default"):
+        raise OptionError(f"mode={mode!r} is Inductor's; this backend takes 'reduce-overhead', or options={{...}}")
     stats.add(graphs=1)
     compilation = _start(chosen, example_inputs)
     if isinstance(compilation, Rejection):
@@ -68,7 +74,7 @@ def trt_stripped(
 def reset() -> None:
     """Called by ``torch._dynamo.reset()``: forgets the engines that were loaded."""
     refit.clear_pools()
-    run.release()
+    context.release()
 
 
 trt_stripped.reset = reset  # type: ignore[attr-defined]
@@ -100,14 +106,15 @@ def _callable(compilation: Compilation, lowered: lowering.Lowered) -> Callable[.
     """The callable over a lowered graph: its engines, and what stays in PyTorch."""
     planned = compilation.plan(lowered)
     device = compilation.device = planned.cut.device or compilation.device
-    if device is None or device.type != "cuda":  # every CUDA tensor turned out to be unused
+    if device is None or not runs_on(device):  # every CUDA tensor turned out to be unused
         return lowering.boxed(lowered.module)
     slots = [piece.signature.slots for piece in planned.pieces]
     copies = compilation.mode != "bound"
     live = LiveWeights(planned.split, slots, copies=copies, names=lowered.names, device=device)
     module = planned.cut.module
-    for index, piece in enumerate(planned.pieces):
-        module.set_submodule(piece.partition.name, EngineCall(index, piece, compilation))
+    engines = [EngineCall(index, piece, compilation) for index, piece in enumerate(planned.pieces)]
+    for engine in engines:
+        module.set_submodule(engine.piece.partition.name, engine)
     forward = module.forward
 
     def call(args: list[Any]) -> Any:
@@ -116,8 +123,37 @@ def _callable(compilation: Compilation, lowered: lowering.Lowered) -> Callable[.
         bundle = live.current(given)
         return forward(bundle, *given, *bundle.set.values)
 
+    alone = _alone(planned.cut, planned.split.arguments)
+    if alone is not None:
+        inputs, outputs = map(gather, alone)
+
+        def call(args: list[Any]) -> Any:
+            given = tuple(args)
+            args.clear()
+            return outputs(engines[0].execute(live.current(given), inputs(given)))
+
     call._boxed_call = True  # type: ignore[attr-defined]
     return call
+
+
+def runs_on(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _alone(cut: Partitioned, arguments: int) -> tuple[list[int], list[int]] | None:
+    """Where one engine's inputs stand among the arguments, and the graph's outputs among its own, if it does all."""
+    graph = cut.module.graph
+    _, *given = graph.find_nodes(op="placeholder")
+    position = {node: index for index, node in enumerate(given[:arguments])}
+    calls = graph.find_nodes(op="call_module", target="engine_0")
+    leaving: Any = graph.output_node().args[0]
+    own = [n for n in graph.nodes if is_getitem(n) and n.args[0] in calls]
+    if len(cut.partitions) != 1 or len(graph.nodes) != len(given) + len(calls) + len(own) + 2:
+        return None
+    inputs = calls[0].args[1:]
+    if any(n not in position for n in inputs) or any(n not in own for n in leaving):
+        return None
+    return [position[n] for n in inputs], [n.args[1] for n in leaving]
 
 
 class EngineCall(nn.Module):
@@ -144,6 +180,9 @@ class EngineCall(nn.Module):
             self.failed = self.runner is None
 
     def forward(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
+        return self.execute(weights, inputs)
+
+    def execute(self, weights: Bundle, inputs: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         if self.ranges and not self.failed:
             sizes = run.sizes(self.places, inputs)
             if not contains(self.ranges, sizes):
@@ -154,8 +193,8 @@ class EngineCall(nn.Module):
         if runner is None:
             return self.in_torch(weights, *inputs)
         try:
-            outputs = runner(weights, *inputs)
-        except torch.OutOfMemoryError:
+            outputs = runner(weights, inputs)
+        except (torch.OutOfMemoryError, NotWarm):
             raise
         except (RuntimeError, TRTStrippedError) as error:
             return self._fail("build", str(error), self.in_torch(weights, *inputs))
@@ -195,8 +234,18 @@ class EngineCall(nn.Module):
         options = self.compilation.options
         pool = refit.pool(entry, device, options.max_weight_sets, options.max_weight_bytes)
         return run.Runner(
-            self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit
-        )
+            self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit,
+            self._recorded if self.compilation.options.cuda_graphs else None,
+        )  # fmt: skip
+
+    def _recorded(self, why: str) -> None:
+        """Notes a CUDA graph, or why there is none."""
+        if not why:
+            stats.add(cuda_graphs=1)
+            return
+        note = f"{self.piece.partition.name} runs without CUDA graphs: {' '.join(why.split())}"
+        self.compilation.report.notes.append(note)
+        _warn(note)
 
     def _runner_of_values(self, weights: Bundle) -> run.Runner | None:
         """The runner for weights of these values; values that changed mean another key, so a lookup or a build."""

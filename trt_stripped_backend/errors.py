@@ -23,6 +23,10 @@ class RefitFailed(TRTStrippedError, RuntimeError):
     """An engine could not be given all its weights; it is Empty and must not run."""
 
 
+class NotWarm(RefitFailed):
+    """A CUDA graph is being recorded and a call needs what cannot be recorded, such as its first run or a refit."""
+
+
 class BadEntry(TRTStrippedError, ValueError):
     """A cache entry is truncated, foreign, of another format version, or does not match its digest."""
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from packaging.version import Version
 
-from .errors import RefitFailed
+from .errors import NotWarm, RefitFailed
 from .types import Slot, TensorSpec, dtype_name
-from .watch import Alias, contents, gather, stamp, writes
+from .watch import Alias, capturing, contents, gather, same_layout, stamp, writes
 from .weights import Derived, Split
 
 #: TensorRT wants device memory of inputs aligned so; PyTorch's allocator gives 512, a view into a flat buffer may not.
@@ -29,6 +29,9 @@ _MAX_SETS = 256  # small records: addresses, and derived weights that the model'
 #: Before 2.13 Dynamo does not look at a parameter again after ``p.data = …``, so its layout may change at one address.
 _UNGUARDED = Version(torch.__version__).release < (2, 13)
 
+_UNRECORDED = "a weight's copy is out of date while a CUDA graph is recorded: call the model once before recording it"
+
+_pointer = torch.Tensor.data_ptr
 _shape_and_dtype = operator.attrgetter("shape", "dtype")
 
 _all_live: weakref.WeakSet[LiveWeights] = weakref.WeakSet()
@@ -56,21 +59,32 @@ def fits(tensor: torch.Tensor, spec: TensorSpec) -> bool:
     return all(have == want for size, have, want in pairs if size != 1)  # a size of 1 has no stride that matters
 
 
-def laid_out(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """The tensor itself if it fits, else a copy in the layout of ``spec``."""
+def laid_out(tensor: torch.Tensor, spec: TensorSpec, into: torch.Tensor | None = None) -> torch.Tensor:
+    """The tensor itself if it fits, else a copy in the layout of ``spec``, in ``into`` if given."""
     if fits(tensor, spec):
         return tensor
-    copy = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=tensor.device)
-    return copy.copy_(tensor)
+    if into is None:
+        into = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=tensor.device)
+    return into.copy_(tensor)
 
 
 class _Made:
-    """The outputs of one derived piece; shared by all graphs of a model while any of them holds it."""
+    """The outputs of one derived piece; shared by all graphs of a model while any of them holds it.
 
-    __slots__ = ("__weakref__", "tensors")
+    When a source is written, the new values come into the same memory: what holds its address, a recorded CUDA graph
+    too, reads the new ones. Whoever may write to a source must have waited for what reads it, so nobody reads the old.
+    """
 
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        self.tensors = tuple(tensors)
+    __slots__ = ("__weakref__", "key", "tensors")
+
+    def __init__(self, key: tuple[Any, ...], tensors: Sequence[torch.Tensor]) -> None:
+        self.key, self.tensors = key, tuple(tensors)
+
+    def update(self, key: tuple[Any, ...], tensors: Sequence[torch.Tensor]) -> None:
+        torch._foreach_copy_(self.tensors, tuple(tensors))
+        if _made.get(self.key) is self:
+            del _made[self.key]
+        self.key = key
 
 
 _made: weakref.WeakValueDictionary[tuple[Any, ...], _Made] = weakref.WeakValueDictionary()
@@ -88,6 +102,8 @@ class WeightSet(NamedTuple):
         pieces: the derived weights by piece, with what they depend on.
         watched: picks the sources whose contents matter, None if none do; ``state`` is what those were.
         aliases: hold the memory of sources that were copied.
+        generation: counts refreshes; see :meth:`LiveWeights.refresh`.
+        ready: recorded after what is ours was computed; None if nothing is, or on a CPU.
     """
 
     pointers: list[tuple[int, ...]]
@@ -99,6 +115,8 @@ class WeightSet(NamedTuple):
     watched: Callable[[Sequence[Any]], tuple[Any, ...]] | None
     state: tuple[Any, ...]
     aliases: list[Alias]
+    generation: int
+    ready: torch.cuda.Event | None
 
     def as_before(self, sources: Sequence[torch.Tensor]) -> bool:
         return self.watched is None or self.state == contents(self.watched(sources))
@@ -143,7 +161,7 @@ class LiveWeights:
         self._guarded = tuple(self._index[i] for i in dict.fromkeys(derive))
         self._watch = tuple(self._index[i] for i in self._used) if copies else self._guarded
         self._sets: OrderedDict[tuple[Any, ...], WeightSet] = OrderedDict()
-        self._last: tuple[tuple[Any, ...], WeightSet] | None = None
+        self._last: tuple[tuple[int, ...], Callable[..., bool] | None, WeightSet] | None = None
         self._lock = threading.RLock()
         self._generation = 0
         if self._watch:
@@ -155,24 +173,37 @@ class LiveWeights:
 
         Raises:
             RefitFailed: a weight has another shape, dtype or device than was traced, or its memory was freed.
+            NotWarm: a CUDA graph is being recorded, and a derived weight is not up to date.
         """
         sources = self._gather(args)
-        where: tuple[Any, ...] = tuple(map(torch.Tensor.data_ptr, sources))
-        if _UNGUARDED:
-            where = (where, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
+        pointers = tuple(map(_pointer, sources))
         last = self._last
-        if last is not None and last[0] == where and last[1].as_before(sources):
-            return Bundle(last[1], sources, self)
+        if last is not None and last[0] == pointers and (last[1] is None or last[1](*sources)):
+            found = last[2]
+            if found.watched is None or found.state == contents(found.watched(sources)):
+                return Bundle(found, sources, self)
+        return Bundle(self._found(pointers, sources), sources, self)
+
+    def _found(self, pointers: tuple[int, ...], sources: tuple[torch.Tensor, ...]) -> WeightSet:
+        where: tuple[Any, ...] = pointers
+        if _UNGUARDED:
+            where = (pointers, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
         with self._lock:
-            known = self._sets.pop(where, None)
+            known = self._sets.get(where)
             if known is None:
                 self.sweep()
-            found = known if known is not None and known.as_before(sources) else self._renewed(known, sources)
+            found = known
+            if known is None or known.generation != self._generation or not known.as_before(sources):
+                # What is ours may be read and written in any mode later, which an inference tensor may not.
+                with torch.inference_mode(False), torch.no_grad():
+                    found = self._renewed(known, sources)
+            assert found is not None
+            self._sets.pop(where, None)
             while len(self._sets) >= _MAX_SETS:
                 self._sets.popitem(last=False)
             self._sets[where] = found
-            self._last = (where, found)
-            return Bundle(found, sources, self)
+            self._last = pointers, same_layout(sources) if _UNGUARDED and sources else None, found
+            return found
 
     def slot_tensors(self, found: WeightSet, sources: Sequence[torch.Tensor], partition: int) -> list[torch.Tensor]:
         return [
@@ -181,11 +212,11 @@ class LiveWeights:
         ]
 
     def refresh(self) -> None:
-        """Forgets what every source held, so that the next call reads all of them anew."""
+        """Makes the next call read every source anew. What was made of them stays in place, for graphs that read it."""
         with self._lock:
             self._generation += 1
-            self._sets.clear()
             self._last = None
+            self.sweep()
 
     def sweep(self) -> None:
         """Drops what was kept of models that are gone."""
@@ -193,7 +224,7 @@ class LiveWeights:
             for where, found in list(self._sets.items()):
                 if found.aliases and not all(alias.alive for alias in found.aliases):
                     del self._sets[where]
-                    if self._last is not None and self._last[1] is found:
+                    if self._last is not None and self._last[2] is found:
                         self._last = None
 
     def _renewed(self, before: WeightSet | None, sources: Sequence[torch.Tensor]) -> WeightSet:
@@ -204,27 +235,32 @@ class LiveWeights:
         ]
         values: dict[str, torch.Tensor] = {}
         depends: dict[str, tuple[Any, ...]] = {}
+        earlier: dict[str, torch.Tensor] = {}
+        for piece, (_, made) in zip(self.split.derived, before.pieces if before is not None else (), strict=False):
+            earlier.update(zip(piece.names, made.tensors, strict=True))
         for piece, (on, made) in zip(self.split.derived, pieces, strict=True):
             values.update(zip(piece.names, made.tensors, strict=True))
             depends.update(dict.fromkeys(piece.names, on))
         pointers: list[tuple[int, ...]] = []
         stamps: list[tuple[Any, ...]] = []
         kept: list[list[torch.Tensor | None]] = []
-        for part in self.slots:
+        for number, part in enumerate(self.slots):
             own: list[torch.Tensor | None] = []
             addresses: list[int] = []
             content: list[Any] = [self._generation]
-            for name, slot in part:
+            for place, (name, slot) in enumerate(part):
+                old = before.kept[number][place] if before is not None else None
+                old = None if old is earlier.get(name) else old
                 source = values.get(name)
                 index = None if source is not None else self._index[self._argument[name]]
                 if index is None:
                     assert source is not None
-                    bound, ours = laid_out(source, slot.spec), True
+                    bound, ours = self._laid_out(source, slot.spec, old), True
                     content += depends[name]
                 else:
                     source = sources[index]
                     checked(source, slot.spec.shape, slot.spec.dtype, self.device, self._name(self._argument[name]))
-                    bound = laid_out(source.detach(), slot.spec)
+                    bound = self._laid_out(source.detach(), slot.spec, old)
                     ours = bound.data_ptr() != source.data_ptr()
                     if ours:
                         watch[index] = None
@@ -235,13 +271,27 @@ class LiveWeights:
             pointers.append(tuple(addresses))
             stamps.append((*addresses, *content))
             kept.append(own)
-        watched = gather(tuple(watch))
+        watched = gather(tuple(watch)) if len(watch) < len(sources) else tuple
         # What engines copied, they alias themselves; here it is what derived weights and re-laid-out copies came from.
         guarded = dict.fromkeys([*self._guarded, *(i for i in watch if i not in self._watch)])
         return WeightSet(
             pointers, stamps, kept, tuple(values[name] for name in self._derived), object(), pieces,
             watched if watch else None, contents(watched(sources)), [Alias(sources[i]) for i in guarded],
+            self._generation, self._ready(before) if any(t is not None for own in kept for t in own) else None,
         )  # fmt: skip
+
+    def _ready(self, before: WeightSet | None) -> torch.cuda.Event | None:
+        if self.device.type != "cuda" or capturing():
+            return before.ready if before is not None else None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    @staticmethod
+    def _laid_out(tensor: torch.Tensor, spec: TensorSpec, into: torch.Tensor | None) -> torch.Tensor:
+        if not fits(tensor, spec) and capturing():
+            raise NotWarm(_UNRECORDED)
+        return laid_out(tensor, spec, into)
 
     def _piece(
         self, piece: Derived, before: tuple[tuple[Any, ...], _Made] | None, sources: Sequence[torch.Tensor]
@@ -261,8 +311,15 @@ class LiveWeights:
         shared = (piece.module.code, id(piece) if literal else None, self.device, *on)
         made = _made.get(shared)
         if made is None:
-            with torch.no_grad():
-                made = _made[shared] = _Made(piece.module(*inputs))
+            if capturing():
+                raise NotWarm(_UNRECORDED)
+            tensors = piece.module(*inputs)
+            if before is None:
+                made = _Made(shared, tensors)
+            else:
+                made = before[1]
+                made.update(shared, tensors)
+            _made[shared] = made
         return on, made
 
     def _name(self, argument: int) -> str:

@@ -208,6 +208,11 @@ class Options:
         None, _optional(_parse_bool), "show builds on stderr; None: where it is a terminal",
         key="no: it changes what is seen, not what is built",
     )  # fmt: skip
+    cuda_graphs: bool = _option(
+        False, _parse_bool, "record each engine's run as a CUDA graph at the second call of the same sizes, and replay "
+        "it: for small batches, where the launches take longer than the work; so does mode='reduce-overhead'",
+        key="no: it changes how an engine is launched, not what is built",
+    )  # fmt: skip
     max_weight_sets: int = _option(
         4, _parse_int(1), "general mode: refitted engines kept for each plan, so that switching weights needs no refit",
         key="no: it says how many copies of an engine live at run time",

@@ -142,6 +142,7 @@ class EnginePool:
 
     def __init__(self, entry: Entry, device: torch.device, limit: int) -> None:
         self.entry, self.device, self.limit = entry, device, limit
+        self.kernels: bytes | None = None  # what RTX compiled for this plan, once a context has run
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
         self._lock = threading.RLock()
 

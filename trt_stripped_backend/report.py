@@ -53,6 +53,7 @@ class Report:
         rejections: why the other operators stay in PyTorch.
         nodes: operators in all graphs, parameters-only arithmetic and literals not counted.
         derived: weights computed from parameters, in PyTorch, when those change.
+        notes: what else was asked for and cannot be had, such as a CUDA graph.
     """
 
     flavour: str = ""
@@ -63,6 +64,7 @@ class Report:
     rejections: list[Rejection] = field(default_factory=list)
     nodes: int = 0
     derived: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def hits(self) -> int:
@@ -86,7 +88,7 @@ class Report:
             "flavour": self.flavour, "mode": self.mode, "why": self.why, "graphs": self.graphs, "nodes": self.nodes,
             "nodes_in_engines": self.nodes_in_engines, "derived": self.derived,
             "partitions": [vars(p) | {"differs": list(p.differs)} for p in self.partitions],
-            "rejections": [vars(r) for r in self.rejections],
+            "rejections": [vars(r) for r in self.rejections], "notes": list(self.notes),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -120,6 +122,7 @@ class Report:
             target, kind, reason = group
             at = f"  ({places[group]})" if places[group] else ""
             lines.append(f"  {count:4} × {target} [{kind}]: {reason}{at}")
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -128,7 +131,7 @@ class Stats:
 
     NAMES = (
         "builds", "hits", "misses", "shared", "refits", "refitted_bytes", "engines", "fallbacks", "build_seconds",
-        "saved_seconds", "graphs",
+        "saved_seconds", "graphs", "cuda_graphs",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch._C._dynamo.guards import TensorGuards
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
@@ -33,7 +34,7 @@ class _Writes:
 
     def count(self, pointers: Iterable[int]) -> int:
         """A number that grows when one of these pointers is written silently."""
-        return sum(self._touched.get(p, 0) for p in pointers) if self.epoch else 0
+        return sum(self._touched.get(p, 0) for p in pointers)
 
 
 writes = _Writes()
@@ -56,13 +57,28 @@ def contents(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         versions = sum(map(_version_of, tensors))
     except RuntimeError:  # inference tensors do not track versions
         versions = sum(map(version, tensors))
-    return versions, writes.count(map(torch.Tensor.data_ptr, tensors)), *map(id, tensors)
+    silent = writes.count(map(torch.Tensor.data_ptr, tensors)) if writes.epoch else 0
+    return versions, silent, tuple(map(id, tensors))
+
+
+def same_layout(tensors: Sequence[torch.Tensor]) -> Callable[..., bool]:
+    """A check, in one call, that other tensors have these ones' shapes, strides, dtypes and devices; holds none."""
+    sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
+    guards: Any = TensorGuards
+    check: Callable[..., bool] = guards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+    return check
+
+
+def capturing() -> bool:
+    """Whether the current stream is being recorded into a CUDA graph."""
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized and torch.cuda.is_current_stream_capturing()
 
 
 def stamp(tensor: torch.Tensor) -> tuple[Any, ...]:
     """:func:`contents` of one tensor, with where and how it lies in memory."""
     pointer = tensor.data_ptr()
-    written = version(tensor), writes.count([pointer])
+    written = version(tensor), writes.count([pointer]) if writes.epoch else 0
     return id(tensor), pointer, *written, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 

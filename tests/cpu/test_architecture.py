@@ -17,13 +17,13 @@ PACKAGE = Path(next(iter(trt_stripped_backend.__path__)))
 #: Stages, each importing only what stands before it. A name stands for a module or a folder.
 STAGES = (
     "errors", "sizes", "types", "options", "flavour", "progress", "precision", "fingerprint", "watch", "lowering",
-    "weights", "live", "ops", "reasons", "partition", "key", "profile", "cache", "build", "refit", "run", "verify",
-    "report", "compilation", "backend", "tracing", "api", "cli", "__init__",
+    "weights", "live", "ops", "reasons", "partition", "key", "profile", "portable", "cache", "build",
+    "refit", "context", "graphs", "run", "verify", "report", "compilation", "backend", "tracing", "api", "cli", "__init__",
 )  # fmt: skip
 #: Converters stand on these and on each other.
 OPS_BASE = ("registry", "network", "shapes", "net")
 #: The only ones that may name TensorRT.
-TENSORRT = {"flavour", "progress", "ops", "build", "refit", "run"}
+TENSORRT = {"flavour", "progress", "ops", "build", "refit", "context"}
 
 MODULES = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in sorted(PACKAGE.rglob("*.py"))}
 

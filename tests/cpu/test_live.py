@@ -145,11 +145,30 @@ def test_only_what_changed_is_computed() -> None:
     a, b = torch.randn(4, 4), torch.randn(4, 4)
     found = live_weights(trace(fn, 2, a, b, X), copies=False)
     before = found.current([a, b, X])
+    written = [value._version for value in before.set.values]
     b.add_(1)
     after = found.current([a, b, X])
-    assert after.set.values[0] is before.set.values[0]
-    assert after.set.values[1] is not before.set.values[1]
+    assert [value._version for value in after.set.values] == [written[0], written[1] + 1]
     torch.testing.assert_close(after.set.values[1], b.exp())
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_written_weight_is_made_anew_in_the_same_memory(inference: bool) -> None:
+    """What holds the address, a recorded CUDA graph too, reads the new values; after a refresh as well."""
+    w, odd = torch.randn(4, 4), torch.randn(4, 9)[:, 1:5]
+    found = live_weights(trace(lambda w, odd, x: x @ (w * 2) @ odd, 2, w, odd, X), copies=False)
+    with torch.inference_mode(inference):
+        first = found.current([w, odd, X])
+    pointers = first.set.pointers
+    for seen in (True, False):
+        for source in (w, odd):
+            (source if seen else source.data).add_(1)
+        if not seen:
+            live.refresh_all()
+        now = found.current([w, odd, X])
+        assert (now.set.pointers, now.set.token is first.set.token) == (pointers, False)
+        torch.testing.assert_close(held(first, 0), w * 2)
+        torch.testing.assert_close(held(first, 1), odd)
 
 
 def test_a_running_call_keeps_its_weights() -> None:
@@ -157,7 +176,7 @@ def test_a_running_call_keeps_its_weights() -> None:
     found = live_weights(trace(derived, 1, w, X), copies=False)
     running, before = found.current([w, X]), w * 2
     pointers = running.set.pointers
-    w.add_(1)
+    w.data = w + 1
     torch.testing.assert_close(held(found.current([w, X])), w * 2)
     assert running.set.pointers is pointers
     torch.testing.assert_close(held(running), before)

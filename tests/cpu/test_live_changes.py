@@ -246,10 +246,10 @@ def test_nothing_is_done_when_nothing_changed(copies: bool) -> None:
     run, engines = compiled(net, X, copies)
     run(X)
     assert engines.live is not None
-    token, refits = engines.live._last[1].token, engines.refits  # type: ignore[index]
+    token, refits = engines.live._last[2].token, engines.refits  # type: ignore[index]
     for _ in range(3):
         run(X)
-    assert engines.live._last[1].token is token  # type: ignore[index]
+    assert engines.live._last[2].token is token  # type: ignore[index]
     assert engines.refits == refits
 
 
@@ -260,7 +260,7 @@ def test_back_and_forth_between_models(copies: bool) -> None:
     run_one = stage(one, X, call=engines).compiled
     first = run_one(X)
     assert engines.live is not None
-    token = engines.live._last[1].token  # type: ignore[index]
+    token = engines.live._last[2].token  # type: ignore[index]
     staged = engines.staged
     assert staged is not None
     names = {index: name for index, name in staged.lowered.names.items()}
@@ -271,7 +271,7 @@ def test_back_and_forth_between_models(copies: bool) -> None:
     assert close(engines(staged, list(other))[0], two(X))
     for _ in range(3):
         assert torch.equal(engines(staged, list(args))[0], first)
-        assert engines.live._last[1].token is token  # type: ignore[index]
+        assert engines.live._last[2].token is token  # type: ignore[index]
         assert close(engines(staged, list(other))[0], two(X))
     assert engines.refits == refits + (len(staged.cut.partitions) if copies else 0)
 

@@ -1,0 +1,159 @@
+"""A run of an engine as a CUDA graph: recorded once for its sizes and weights, then replayed in one launch.
+
+The graph reads and writes memory of its own. Inputs are copied into it and results out of it, so that a result is the
+caller's like any other tensor, and no later call writes to it. Weights are read where they lie: a refit, or a write to
+a bound parameter, is seen by the next replay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from .context import Call, Context, empty_cuda, placeholder, side_stream
+from .flavour import messages
+
+
+class _Arena:
+    """Scratch memory of a thread's graphs on a device. They share it, so they run one after the other."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self.handle: int | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def enter(self, stream: torch.cuda.Stream) -> None:
+        if self._stream is not None:
+            stream.wait_stream(self._stream)
+        self._stream, self.handle = stream, stream.cuda_stream
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.arenas: dict[torch.device, _Arena] = {}
+
+
+_local = _Local()
+
+
+class Recorded:
+    """A recorded run. Belongs to one thread.
+
+    Attributes:
+        token: stands for the weights that it was last seen to hold.
+        call: its sizes.
+        why: why there is no graph; ``""`` if there is one.
+    """
+
+    def __init__(
+        self, context: Context, call: Call, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor],
+        arena: _Arena, kept: Sequence[torch.Tensor], sources: Sequence[torch.Tensor],
+    ) -> None:  # fmt: skip
+        self.call, self.context = call, context
+        self.token: object | None = None
+        self._inputs, self._outputs, self._arena, self._kept = inputs, outputs, arena, kept
+        weak: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
+        self._sources = [weak(t.untyped_storage()) for t in sources]
+        self._graph: torch.cuda.CUDAGraph = torch.cuda.CUDAGraph()
+        self._handle: int | None = None
+        self.why = ""
+
+    @property
+    def dead(self) -> bool:
+        """Whether a weight that it reads is gone."""
+        return any(source.expired() for source in self._sources)
+
+    def results(self) -> tuple[torch.Tensor, ...]:
+        return tuple([output.clone() for output in self._outputs])
+
+    def replay(self, inputs: Sequence[Any], handle: int) -> tuple[torch.Tensor, ...]:
+        """The outputs for these inputs, enqueued on the current stream, whose number is ``handle``."""
+        if self._arena.handle != handle:
+            self._arena.enter(torch.cuda.current_stream())
+        if self._handle != handle:
+            for tensor in (*self._inputs, *self._outputs, *self._kept):
+                tensor.record_stream(torch.cuda.current_stream())
+            self._handle = handle
+        for mine, (position, _, _) in zip(self._inputs, self.call.inputs, strict=True):
+            mine.copy_(inputs[position])
+        self._graph.replay()
+        return self.results()
+
+    def record(self, stream: torch.cuda.Stream) -> None:
+        """Records a run on ``stream``; the context ran before, so there is nothing left that cannot be recorded."""
+        messages.clear()
+        done = False
+        try:
+            with torch.cuda.stream(stream), _uncollected():
+                # Other threads may allocate and wait meanwhile.
+                self._graph.capture_begin(pool=self._arena.pool, capture_error_mode="thread_local")
+                try:
+                    if self.context.scratch_size is not None:
+                        size = max(self.context.scratch_size, 1)
+                        self.context.lend(torch.empty(size, dtype=torch.uint8, device=stream.device))
+                    done = self.context.execute(stream.cuda_stream)
+                finally:
+                    self._graph.capture_end()
+                    self.context.leave()
+        except RuntimeError as error:
+            self.why = str(error)
+        else:
+            self.why = "" if done else messages.text()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: what it frees may call into CUDA, which would end the recording."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def run_and_record(
+    context: Context, call: Call, inputs: Sequence[Any], device: torch.device,
+    prepare: Callable[[Context, list[int], torch.cuda.Stream], None],
+    kept: Sequence[torch.Tensor], sources: Sequence[torch.Tensor],
+) -> Recorded:  # fmt: skip
+    """Runs an engine once, on memory for a graph, and records the next run.
+
+    Args:
+        context: a new one, for this graph alone.
+        call: the sizes.
+        inputs: the arguments, copied.
+        device: the engine's.
+        prepare: sets shapes and binds the addresses of inputs and outputs, and the weights, for runs on a stream.
+        kept: memory of ours that holds weights.
+        sources: the model's weights; when one is gone, the graph is too.
+
+    Returns:
+        Its :meth:`Recorded.results` are those of the run, also if nothing could be recorded.
+
+    Raises:
+        RuntimeError: TensorRT could not run the engine.
+    """
+    arena = _local.arenas.get(device) or _local.arenas.setdefault(device, _Arena())
+    side, caller = side_stream(device), torch.cuda.current_stream(device)
+    with torch.inference_mode(False), torch.no_grad():
+        mine = [empty_cuda(spec.shape, stride, spec.dtype) for _, spec, stride in call.inputs]
+        outputs = [empty_cuda(*one) for one in call.outputs]
+        for static, (position, _, _) in zip(mine, call.inputs, strict=True):
+            static.copy_(inputs[position])
+    side.stream.wait_stream(caller)
+    pointers = [t.data_ptr() or placeholder(device) for t in (*mine, *outputs)]
+    prepare(context, pointers, side.stream)
+    if not context.execute(side.handle):
+        raise RuntimeError(f"TensorRT could not run the engine: {messages.text()}")
+    recorded = Recorded(context, call, mine, outputs, arena, kept, sources)
+    recorded.record(side.stream)
+    caller.wait_stream(side.stream)
+    return recorded
