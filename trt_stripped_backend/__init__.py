@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import clear_stats, refresh, reports, stats
     from .cache import EngineCache, open_cache
-    from .errors import BadEntry, BuildFailed, CacheError, OptionError, RefitFailed, TRTStrippedError
+    from .errors import BadEntry, BuildFailed, CacheError, MissingEngine, OptionError, RefitFailed, TRTStrippedError
     from .options import Options
     from .report import Report
     from .tracing import explain, prebuild
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "BadEntry": "errors", "BuildFailed": "errors", "CacheError": "errors", "OptionError": "errors",
-    "RefitFailed": "errors", "TRTStrippedError": "errors",
+    "MissingEngine": "errors", "RefitFailed": "errors", "TRTStrippedError": "errors",
     "EngineCache": "cache", "open_cache": "cache",
     "Options": "options",
     "Report": "report", "clear_stats": "api", "refresh": "api", "reports": "api", "stats": "api",
@@ -33,6 +33,7 @@ __all__ = [
     "BuildFailed",
     "CacheError",
     "EngineCache",
+    "MissingEngine",
     "OptionError",
     "Options",
     "RefitFailed",

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._dynamo.aot_compile_types import SerializableCallable
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from . import context, lowering, refit, run
-from .compilation import VALUED, Compilation, Piece
-from .errors import BuildFailed, NotWarm, OptionError, RefitFailed, TRTStrippedError
+from . import artifact, context, lowering, refit, run
+from .compilation import VALUED, Compilation, Piece, Planned
+from .errors import BuildFailed, NotWarm, OptionError, RefitFailed, TRTStrippedError, Unsupported
 from .flavour import load
 from .live import Bundle, LiveWeights
 from .ops.registry import is_getitem
@@ -54,7 +56,8 @@ def trt_stripped(
     compilation = _start(chosen, example_inputs)
     if isinstance(compilation, Rejection):
         return _eager(gm, compilation, chosen)
-    compiled = lowering.trace(gm, example_inputs, lambda lowered: _callable(compilation, lowered))
+    saved: list[bytes] | None = [] if lowering.to_be_saved() else None
+    compiled = lowering.trace(gm, example_inputs, lambda low: _callable(compilation, low, len(example_inputs), saved))
     recent.append(compilation.report)
 
     def call(*args: Any) -> Any:
@@ -68,7 +71,42 @@ def trt_stripped(
             _warn(f"this call runs in PyTorch: {error}")
             return gm(*args)
 
-    return call
+    return Saved(call, *saved) if saved is not None else call
+
+
+class Saved(SerializableCallable):
+    """A compiled graph that ``aot_compile`` can save, and what a process without the graph loads.
+
+    Args:
+        run: takes the arguments of Dynamo's graph.
+        data: what :func:`.artifact.dump` made of it.
+    """
+
+    def __init__(self, run: Callable[..., Any], data: bytes) -> None:
+        self.run, self.data = run, data
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    @classmethod
+    def serialize_compile_artifacts(cls, fn: Saved) -> bytes:
+        return fn.data
+
+    @classmethod
+    def deserialize_compile_artifacts(cls, data: bytes) -> Saved:
+        """The callable over saved bytes; it has no graph to fall back to, so what fails raises."""
+        compilation, planned, names = artifact.restore(data)
+        inner = _running(compilation, planned, names)
+        recent.append(compilation.report)
+
+        def call(*args: Any) -> Any:
+            if torch.is_grad_enabled() and _needs_grad(args):
+                raise TRTStrippedError("a saved function computes no gradients: call it under torch.no_grad()")
+            # Casts are a part of the graph.
+            with torch.no_grad(), torch._C._DisableAutocast():
+                return inner(list(args))
+
+        return cls(call, data)
 
 
 def reset() -> None:
@@ -102,20 +140,33 @@ def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
     return Compilation.of(options, flavour, device)
 
 
-def _callable(compilation: Compilation, lowered: lowering.Lowered) -> Callable[..., Any]:
+def _callable(
+    compilation: Compilation, lowered: lowering.Lowered, arguments: int, saved: list[bytes] | None
+) -> Callable[..., Any]:
     """The callable over a lowered graph: its engines, and what stays in PyTorch."""
     planned = compilation.plan(lowered)
     device = compilation.device = planned.cut.device or compilation.device
+    if saved is not None:
+        try:
+            saved.append(artifact.dump(compilation, planned, lowered, arguments))
+        except Unsupported as error:
+            raise TRTStrippedError(f"aot_compile: {error}") from error
     if device is None or not runs_on(device):  # every CUDA tensor turned out to be unused
         return lowering.boxed(lowered.module)
+    return _running(compilation, planned, lowered.names)
+
+
+def _running(compilation: Compilation, planned: Planned, names: dict[int, str]) -> Callable[..., Any]:
+    """The callable over engines and what stays in PyTorch between them."""
+    device = compilation.device
+    assert device is not None
     slots = [piece.signature.slots for piece in planned.pieces]
     copies = compilation.mode != "bound"
-    live = LiveWeights(planned.split, slots, copies=copies, names=lowered.names, device=device)
+    live = LiveWeights(planned.split, slots, copies=copies, names=names, device=device)
     module = planned.cut.module
     engines = [EngineCall(index, piece, compilation) for index, piece in enumerate(planned.pieces)]
     for engine in engines:
         module.set_submodule(engine.piece.partition.name, engine)
-    forward = module.forward
 
     def call(args: list[Any]) -> Any:
         given = tuple(args)
@@ -124,7 +175,10 @@ def _callable(compilation: Compilation, lowered: lowering.Lowered) -> Callable[.
         return forward(bundle, *given, *bundle.set.values)
 
     alone = _alone(planned.cut, planned.split.arguments)
-    if alone is not None:
+    if alone is None:
+        _LazyGraphModule.force_recompile(module)
+        forward = module.forward
+    else:
         inputs, outputs = map(gather, alone)
 
         def call(args: list[Any]) -> Any:
@@ -280,6 +334,8 @@ class EngineCall(nn.Module):
 
 
 def _eager(gm: fx.GraphModule, why: Rejection, options: Options) -> Callable[..., Any]:
+    if lowering.to_be_saved():
+        raise TRTStrippedError(f"aot_compile: the graph would run in PyTorch: {why.reason}")
     if options.require_full:
         raise BuildFailed(f"require_full: the graph would run in PyTorch: {why.reason}")
     stats.add(fallbacks=1)

@@ -27,6 +27,10 @@ class NotWarm(RefitFailed):
     """A CUDA graph is being recorded and a call needs what cannot be recorded, such as its first run or a refit."""
 
 
+class MissingEngine(TRTStrippedError, LookupError):
+    """A saved function names an engine that is nowhere to be found."""
+
+
 class BadEntry(TRTStrippedError, ValueError):
     """A cache entry is truncated, foreign, of another format version, or does not match its digest."""
 

@@ -171,6 +171,11 @@ def trace(
         return run(gm, example_inputs)
 
 
+def to_be_saved() -> bool:
+    """Whether torch's ``aot_compile`` asks, which wants a callable that it can save."""
+    return bool(functorch_config.force_autograd_cache and functorch_config.bundled_autograd_cache)
+
+
 def boxed(module: fx.GraphModule) -> Callable[..., Any]:
     """A lowered graph in PyTorch, called as a compiler's result is: with one list of arguments, which it empties."""
 

@@ -208,6 +208,11 @@ class Options:
         None, _optional(_parse_bool), "show builds on stderr; None: where it is a terminal",
         key="no: it changes what is seen, not what is built",
     )  # fmt: skip
+    embed_engines: bool = _option(
+        False, _parse_bool, "aot_compile: put the engines into what is saved, so that it needs no cache where it is "
+        "loaded",
+        key="no: it says where plans are stored",
+    )  # fmt: skip
     cuda_graphs: bool = _option(
         False, _parse_bool, "record each engine's run as a CUDA graph at the second call of the same sizes, and replay "
         "it: for small batches, where the launches take longer than the work; so does mode='reduce-overhead'",

@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from .lowering import viewed
 from .ops.registry import is_getitem
@@ -233,7 +234,7 @@ class _Cut:
                 else:
                     stack.append((node, True))
                     stack.extend((d, False) for d in reversed(self._dependencies(node)) if not self._emitted(d))
-        return fx.GraphModule(self.attributes, self.graph), tuple(self.partitions)
+        return _LazyGraphModule(self.attributes, self.graph), tuple(self.partitions)
 
     def _emitted(self, node: fx.Node) -> bool:
         return node in self.new or self.group_of.get(node) in self.done
@@ -311,4 +312,4 @@ def _extract(
     needed = {user for n in group for user in n.users if user not in members or user in outside}
     outputs = [n for n in group if n not in outside and not needed.isdisjoint(n.users)]
     graph.output(tuple(copies[n] for n in outputs))
-    return fx.GraphModule(attributes, graph), outputs
+    return _LazyGraphModule(attributes, graph), outputs  # code is made for those that run in PyTorch

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from .errors import BadEntry, Unsupported
 from .sizes import OPERATORS
@@ -139,7 +140,7 @@ def load_graph(data: Json, modules: dict[str, nn.Module] | None = None) -> fx.Gr
         nodes[name] = graph.create_node(op, what, given, named, name)
         if spec is not None:
             nodes[name].meta["val"] = torch.empty(spec[1], dtype=getattr(torch, spec[0]), device="meta")
-    return fx.GraphModule(attributes, graph)
+    return _LazyGraphModule(attributes, graph)  # a graph that never runs in PyTorch needs no code
 
 
 def dump_signature(signature: Signature) -> Json:

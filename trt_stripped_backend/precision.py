@@ -83,6 +83,22 @@ def settled(tf32: bool, exact: bool) -> bool:
         return wanted and _first
 
 
+def settled_as(tf32: bool) -> None:
+    """Notes that this process runs an engine that was made elsewhere, with TF32 or without.
+
+    Raises:
+        Unsupported: it must be without, and an earlier engine had it.
+    """
+    global _first
+    with _changing:
+        _first = tf32 if _first is None else _first
+        if _first and not tf32:
+            raise Unsupported(
+                "its float32 products may not round to TF32, and the first engine of this process may, which NVIDIA's "
+                f"libraries keep to: load it first, or start the process with {_VARIABLE}=0"
+            )
+
+
 @contextlib.contextmanager
 def applied(tf32: bool) -> Iterator[None]:
     """While open, NVIDIA's libraries read that TF32 is off, or decide by themselves. One holder at a time."""

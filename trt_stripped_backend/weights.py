@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
 from .lowering import Lowered, viewed
@@ -105,7 +106,7 @@ def split(lowered: Lowered) -> Split:
                 root = _root(node) if user.op != "output" else _bases(node)[-1]
                 if root.op != "placeholder":
                     cuts[root] = None
-    main = fx.GraphModule(gm, _main_graph(gm, cuts))
+    main = _LazyGraphModule(gm, _main_graph(gm, cuts))  # it is cut up and never runs itself
     derived = tuple(_derive(gm, group, placeholders) for group in _components(cuts, constant))
     names = {p.name for p in sources} | {name for piece in derived for name in piece.names}
     return Split(main, len(placeholders), derived, frozenset(names), lowered.sources)

@@ -1,0 +1,206 @@
+"""A compiled graph as bytes, for ``torch.compile(…).aot_compile``: a new process runs it without tracing anything.
+
+It holds the split graph, signatures, and engines by their key; plans only if option ``embed_engines`` asks for them,
+and no weights: those are arguments of every call. JSON inside, nothing in it can run.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._guards import TracingContext
+
+from . import portable
+from .cache.entry import decode, encode
+from .compilation import VALUED, Compilation, Piece, Planned
+from .errors import BadEntry, MissingEngine, RefitFailed, TRTStrippedError, Unsupported
+from .flavour import load as load_flavour
+from .lowering import Lowered
+from .options import PREFIX, Options
+from .partition import Partitioned
+from .precision import settled_as, tf32_allowed
+from .types import Entry, Json, Key, Partition, Ranges
+from .weights import Derived, Split
+
+FORMAT = 1
+
+
+def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int) -> bytes:
+    """The bytes; called while AOTAutograd compiles, whose own work around the graph must come to nothing.
+
+    Args:
+        compilation: of this graph.
+        planned: its pieces, all with an engine.
+        lowered: for the weights' names.
+        arguments: how many Dynamo's graph takes.
+
+    Raises:
+        Unsupported: what cannot be saved, and why.
+    """
+    if compilation.mode in VALUED:
+        raise Unsupported(f"refit_mode={compilation.mode!r}: its engines hold values; save with 'bound' or 'general'")
+    without = [piece.partition.name for piece in planned.pieces if piece.entry is None]
+    if without:
+        raise Unsupported(f"{', '.join(without)} could not be built: see the report")
+    _check_plain(lowered, arguments)
+    split, device = planned.split, compilation.device
+    return json.dumps({
+        "format": FORMAT,
+        "flavour": str(compilation.flavour), "mode": compilation.mode, "tf32": compilation.tf32, "device": str(device),
+        "half_sums": compilation.half_sums, "options": _options(compilation.options),
+        "names": {str(position): name for position, name in lowered.names.items()},
+        "graph": portable.dump_graph(planned.cut.module),
+        "placeholders": [n.name for n in split.module.graph.find_nodes(op="placeholder")],
+        "arguments": split.arguments, "weights": sorted(split.weights), "sources": list(split.sources),
+        "derived": [
+            [portable.dump_graph(piece.module), list(piece.sources), list(piece.names)] for piece in split.derived
+        ],
+        "pieces": [_dump_piece(piece, compilation.options.embed_engines) for piece in planned.pieces],
+    }).encode()  # fmt: skip
+
+
+def _check_plain(lowered: Lowered, arguments: int) -> None:
+    """Raises Unsupported where AOTAutograd changes arguments or results around the graph: that part is not saved."""
+    context = TracingContext.try_get()
+    metadata: Any = context.fw_metadata if context is not None else None
+    places = [getattr(n.meta.get("desc"), "idx", i) for i, n in enumerate(_placeholders(lowered))]
+    reasons = {
+        "arguments share memory": places != list(range(arguments)),
+        "an output shares memory with an input or with another output": metadata is not None
+        and (metadata.num_outputs_aliased or metadata.num_intermediate_bases),
+        "it writes to its arguments": metadata is not None and metadata.num_mutated_inp_runtime_indices,
+        "it has side effects": metadata is not None and metadata.tokens,
+    }
+    for reason, found in reasons.items():
+        if found:
+            raise Unsupported(f"{reason}, which a saved function does not take care of: use torch.compile for it")
+
+
+def _placeholders(lowered: Lowered) -> list[Any]:
+    return list(lowered.module.graph.find_nodes(op="placeholder"))
+
+
+def _options(options: Options) -> Json:
+    """What is not as by default."""
+    changed: dict[str, Any] = {}
+    for one in dataclasses.fields(options):
+        value = getattr(options, one.name)
+        if value != one.default:
+            several = isinstance(value, (tuple, frozenset))
+            changed[one.name] = [str(v) if isinstance(v, Path) else v for v in sorted(value)] if several else value
+    return changed
+
+
+def _dump_piece(piece: Piece, embed: bool) -> Json:
+    part, entry = piece.partition, piece.entry
+    assert entry is not None
+    return {
+        "name": part.name, "nodes": part.nodes, "weights": sorted(part.weights), "key": entry.key,
+        "module": portable.dump_graph(part.module), "signature": portable.dump_signature(piece.signature),
+        "entry": base64.b64encode(encode(entry)).decode() if embed else None,
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+@dataclass
+class Restored(Compilation):
+    """The compilation of a graph that another process lowered: nothing can be built from it."""
+
+    def ranges(self, piece: Piece, values: Sequence[int] | None = None) -> Ranges:
+        """Those that the engine was built for.
+
+        Raises:
+            RefitFailed: others are asked for.
+        """
+        assert piece.entry is not None
+        if values is not None:
+            raise RefitFailed(
+                f"{piece.partition.name}: sizes {list(values)} are outside {piece.entry.header['ranges']}, which the "
+                "saved function was made for: save it with a wider dynamic_range, or use torch.compile"
+            )
+        return tuple((low, best, high) for low, best, high in piece.entry.header["ranges"])
+
+
+def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
+    """A compilation, its pieces and the names of its weights.
+
+    Raises:
+        BadEntry: not what :func:`dump` made, or by another version.
+        MissingEngine: an engine is neither in the bytes nor in the cache.
+        TRTStrippedError: another TensorRT, or a precision that this process does not allow.
+    """
+    try:
+        saved: Any = json.loads(data)
+        version = saved["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadEntry("not a saved function of trt_stripped_backend") from error
+    if version != FORMAT:
+        raise BadEntry(f"a saved function of format {version}; this is format {FORMAT}: save it anew")
+    given = dict(saved["options"])
+    if os.environ.get(f"{PREFIX}CACHE_DIR"):  # where the engines lie is a matter of this machine
+        given.pop("cache_dir", None)
+    options = Options.of(given)
+    flavour = load_flavour(options.flavour)
+    if str(flavour) != saved["flavour"]:
+        raise TRTStrippedError(f"the function was saved with {saved['flavour']}; this is {flavour}: save it anew")
+    device = torch.device(saved["device"])
+    made = Compilation.of(options, flavour, device)
+    made.report.graphs, made.report.mode = 1, saved["mode"]
+    compilation = Restored(
+        options, flavour, saved["mode"], device, made.cache, saved["tf32"], saved["half_sums"], made.report
+    )
+    pieces = tuple(_piece(compilation, one) for one in saved["pieces"])
+    if saved["tf32"] and not tf32_allowed():
+        raise TRTStrippedError(
+            "the function was saved where float32 products may round to TF32, which this process forbids: "
+            "torch.backends.cuda.matmul.allow_tf32 = True, or save it anew"
+        )
+    for tf32 in {bool(piece.entry.header["tf32"]) for piece in pieces if piece.entry is not None}:
+        if flavour.is_rtx:
+            settled_as(tf32)
+    empty = torch.fx.Graph()
+    for name in saved["placeholders"]:
+        empty.placeholder(name)
+    empty.output(())
+    derived = tuple(Derived(portable.load_graph(graph), tuple(on), tuple(names)) for graph, on, names in saved["derived"])
+    split = Split(
+        torch.fx.GraphModule({}, empty), saved["arguments"], derived, frozenset(saved["weights"]),
+        tuple(saved["sources"]),
+    )  # fmt: skip
+    modules: dict[str, torch.nn.Module] = {piece.partition.name: piece.partition.module for piece in pieces}
+    cut = Partitioned(
+        portable.load_graph(saved["graph"], modules), tuple(piece.partition for piece in pieces), (), device
+    )
+    return compilation, Planned(split, cut, pieces), {int(k): name for k, name in saved["names"].items()}
+
+
+def _piece(compilation: Compilation, saved: Json) -> Piece:
+    part = Partition(
+        saved["name"], portable.load_graph(saved["module"]), frozenset(saved["weights"]), saved["nodes"]
+    )
+    piece = Piece(part, portable.load_signature(saved["signature"]), None, None)
+    return dataclasses.replace(piece, entry=_entry(compilation, saved))
+
+
+def _entry(compilation: Compilation, saved: Json) -> Entry:
+    key = Key(saved["key"], {})
+    if saved["entry"] is not None:
+        return decode(base64.b64decode(saved["entry"]), key)
+    entry = compilation.cache.get(key) if compilation.cache is not None else None
+    if entry is None:
+        where = ", ".join(map(str, compilation.cache.dirs)) if compilation.cache is not None else "no cache is used"
+        raise MissingEngine(
+            f"{saved['name']}: the engine of key {key} is not in the cache ({where}): bring it there "
+            "(trt-stripped cache pack, unpack), or save the function with options={'embed_engines': True}"
+        )
+    return entry
