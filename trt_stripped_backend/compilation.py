@@ -27,6 +27,7 @@ from .partition import Partitioned, partition
 from .precision import exact_in_tf32, half_sums_allowed, settled, tf32_allowed
 from .report import EngineReport, Report, stats
 from .types import Entry, Json, Key, Partition, Ranges, Rejection, Signature
+from .view.drawing import derived_weights, draw, op_name
 
 log = logging.getLogger("trt_stripped_backend")
 
@@ -66,6 +67,7 @@ class Compilation:
         device: where the engines will run; None when only plans are made, for any GPU.
         look_only: search the cache, and build nothing.
         exact: TF32 loses nothing of the products of the graph that was planned last.
+        drawn: the report gets a drawing of the graph.
     """
 
     options: Options
@@ -78,6 +80,7 @@ class Compilation:
     report: Report = field(default_factory=Report)
     look_only: bool = False
     exact: bool = False
+    drawn: bool = False
 
     @classmethod
     def of(
@@ -99,7 +102,9 @@ class Compilation:
         cut = partition(split, self.options, lookup, refit=self.mode != "immutable")
         self.reject(*cut.rejections)
         self.report.graphs += 1
-        self.report.derived += sum(len(piece.names) for piece in split.derived)
+        self.report.derived_weights += derived_weights(split, lowered.names)
+        if self.drawn:
+            self.report.drawings.append(draw(split, cut, lowered.names))
         self.report.nodes += sum(p.nodes for p in cut.partitions) + len(cut.rejections)
         pieces = []
         for part in cut.partitions:
@@ -211,15 +216,16 @@ class Compilation:
         built = float(entry.header["build_seconds"]) if entry is not None else 0.0
         saved = max(built - seconds, 0.0) if status in ("hit", "shared") else 0.0
         nodes = [n for n in part.module.graph.nodes if n.op == "call_function" and not is_getitem(n)]
-        ops = Counter(str(n.target).removesuffix(".default") for n in nodes)
+        ops = Counter(map(op_name, nodes))
         differs: tuple[str, ...] = ()
         if self.cache is not None and key is not None and status in ("miss", "built"):
             differs = tuple(self.cache.explain_miss(key))
         specs = [slot.spec for _, slot in piece.signature.slots]
-        self.report.partitions.append(EngineReport(
+        report = EngineReport(
             part.name, part.nodes, dict(ops), key.digest if key is not None else "", status, seconds, saved,
-            len(entry.plan) if entry else 0, len(specs), sum(s.nbytes for s in specs), differs,
-        ))  # fmt: skip
+            len(entry.plan) if entry else 0, len(specs), sum(s.nbytes for s in specs), differs, self.report.graphs - 1,
+        )  # fmt: skip
+        self.report.partitions.append(report)
         counts: dict[str, float] = {"engines": status != "failed", "saved_seconds": saved}
         names = {"built": "builds", "hit": "hits", "shared": "shared", "failed": "fallbacks"}
         counts |= {names[status]: 1} if status in names else {}
@@ -227,7 +233,7 @@ class Compilation:
         stats.add(**counts)
         if key is None:
             return
-        log.info("%s: %s in %.2f s, %d operators, key %s", part.name, status, seconds, part.nodes, key.digest[:12])
+        log.info("%s", report)
         log.debug("key %s: %s", key.digest[:12], {name: digest(value)[:12] for name, value in key.parts.items()})
 
 

@@ -29,6 +29,8 @@ _MINIMUM = {"tensorrt": Version("10.0"), "tensorrt_rtx": Version("1.4")}
 _INSTALL = "pip install 'trt_stripped_backend[rtx]' (TensorRT-RTX) or 'trt_stripped_backend[tensorrt]'"
 
 log = logging.getLogger("trt_stripped_backend")
+#: What TensorRT says, at its own levels.
+_said = logging.getLogger("trt_stripped_backend.tensorrt")
 _lock = threading.Lock()
 _chosen: Flavour | None = None
 
@@ -151,7 +153,11 @@ messages = Messages()
 
 @functools.cache
 def logger() -> Any:
-    """The one ``trt.ILogger`` of the process: TensorRT's messages go to Python logging, errors into exceptions too."""
+    """The one ``trt.ILogger`` of the process: TensorRT's messages go to Python logging, errors into exceptions too.
+
+    Dozens of lines about each build, below a warning, are passed on only where this package is logged at DEBUG: at INFO
+    there is one line for each engine.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -159,15 +165,15 @@ def logger() -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             level = _level(severity)
-            if level >= logging.WARNING:
+            if level >= logging.ERROR:
                 messages.errors.append(message)
-            log.log(level, "TensorRT: %s", message)
+            if level >= logging.WARNING or log.isEnabledFor(logging.DEBUG):
+                _said.log(level, "TensorRT: %s", message)
 
     return Logger()
 
 
 def _level(severity: Any) -> int:
     kinds = trt.ILogger.Severity
-    if severity in (kinds.INTERNAL_ERROR, kinds.ERROR):
-        return logging.WARNING  # not ERROR: what fails here falls back to PyTorch, and the exception tells the user
-    return logging.INFO if severity == kinds.WARNING else logging.DEBUG
+    levels = {kinds.WARNING: logging.WARNING, kinds.INFO: logging.INFO, kinds.VERBOSE: logging.DEBUG}
+    return levels.get(severity, logging.ERROR)

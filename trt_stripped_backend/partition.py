@@ -20,6 +20,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from .lowering import viewed
 from .ops.registry import is_getitem
 from .options import Options
+from .origin import origin
 from .reasons import Lookup, reasons
 from .sizes import expression, is_symbol, symbols
 from .types import Partition, Rejection
@@ -118,17 +119,7 @@ def _device(graph: fx.Graph) -> torch.device | None:
 
 
 def _rejection(node: fx.Node, kind: str, reason: str) -> Rejection:
-    return Rejection(node.name, str(node.target), kind, reason, _where(node))
-
-
-def _where(node: fx.Node) -> str:
-    """The user's line that made a node: ``model.py:12``, from the trace that Dynamo recorded."""
-    trace = (node.meta.get("stack_trace") or "").splitlines()
-    lines = [line.strip() for line in trace if line.strip().startswith("File ")]
-    if not lines:
-        return ""
-    path, _, rest = lines[-1].removeprefix('File "').partition('", line ')
-    return f"{path}:{rest.partition(',')[0]}"
+    return Rejection(node.name, str(node.target), kind, reason, *origin(node))
 
 
 # ------------------------------------------------------------------------------------------------ groups

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import ConsoleRenderable
 
 from .types import Json, Rejection
+from .view import page, text
+from .view.drawing import DerivedWeight, Drawing
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class EngineReport:
         plan_bytes: size of the plan.
         weights: slots; ``weight_bytes`` their size.
         differs: for a miss, the parts of the key in which the nearest entry differs.
+        graph: which of Dynamo's graphs, from 0.
     """
 
     name: str
@@ -39,11 +45,19 @@ class EngineReport:
     weights: int = 0
     weight_bytes: int = 0
     differs: tuple[str, ...] = ()
+    graph: int = 0
+
+    def __str__(self) -> str:
+        """One line, as the log has it."""
+        return text.engine_line(self)
 
 
 @dataclass
 class Report:
     """What runs where, and why; one for each :func:`~.explain`, over all graphs that Dynamo made of the model.
+
+    ``print(report)`` shows it as text, ``report.show()`` as tables on a terminal, ``report.to_html("report.html")`` as
+    a page with the graph drawn.
 
     Attributes:
         flavour: the TensorRT in use, or why there is none.
@@ -52,8 +66,9 @@ class Report:
         partitions: one for each engine.
         rejections: why the other operators stay in PyTorch.
         nodes: operators in all graphs, parameters-only arithmetic and literals not counted.
-        derived: weights computed from parameters, in PyTorch, when those change.
         notes: what else was asked for and cannot be had, such as a CUDA graph.
+        derived_weights: weights computed from parameters, in PyTorch, when those change.
+        drawings: the graphs, for the page; of ``explain`` and ``prebuild`` only.
     """
 
     flavour: str = ""
@@ -63,8 +78,9 @@ class Report:
     partitions: list[EngineReport] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     nodes: int = 0
-    derived: int = 0
     notes: list[str] = field(default_factory=list)
+    derived_weights: list[DerivedWeight] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list, repr=False)
 
     @property
     def hits(self) -> int:
@@ -82,48 +98,47 @@ class Report:
     def nodes_in_engines(self) -> int:
         return sum(p.nodes for p in self.partitions if p.status != "failed")
 
+    @property
+    def derived(self) -> int:
+        return len(self.derived_weights)
+
     def to_dict(self) -> Json:
-        """The report as JSON."""
+        """The report as JSON, without the drawings."""
         return {
             "flavour": self.flavour, "mode": self.mode, "why": self.why, "graphs": self.graphs, "nodes": self.nodes,
             "nodes_in_engines": self.nodes_in_engines, "derived": self.derived,
             "partitions": [vars(p) | {"differs": list(p.differs)} for p in self.partitions],
             "rejections": [vars(r) for r in self.rejections], "notes": list(self.notes),
+            "derived_weights": [vars(d) | {"sources": list(d.sources)} for d in self.derived_weights],
         }  # fmt: skip
 
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The report as one page that needs no network: summary, the graph, tables, search.
+
+        Args:
+            path: where to write it, if anywhere.
+
+        Returns:
+            The page.
+        """
+        html = page.page(self.to_dict(), [drawing.to_json() for drawing in self.drawings], str(self))
+        if path is not None:
+            Path(path).write_text(html, encoding="utf-8")
+        return html
+
+    def show(self, file: TextIO | None = None) -> None:
+        """Prints tables on a terminal, and the plain text elsewhere.
+
+        Args:
+            file: default: ``sys.stdout``.
+        """
+        text.show(self, file)
+
+    def __rich__(self) -> ConsoleRenderable:
+        return text.tables(self)
+
     def __str__(self) -> str:
-        head = f"{self.flavour}, refit mode {self.mode} ({self.why})" if self.mode else self.flavour
-        lines = [
-            head,
-            f"{self.graphs} graph(s); {self.nodes_in_engines} of {self.nodes} operators in {len(self.partitions)} "
-            f"engine(s); {self.derived} derived weight(s)",
-        ]
-        for p in self.partitions:
-            spent = {
-                "built": f"built in {p.seconds:.2f} s",
-                "miss": "miss: not in the cache",
-                "unknown": "known once it has the weights' values",
-                "failed": "failed: runs in PyTorch",
-            }.get(p.status, f"{p.status}, saved {p.saved_seconds:.2f} s")
-            ops = ", ".join(
-                f"{name.removeprefix('aten.')}×{count}" for name, count in sorted(p.ops.items(), key=lambda o: -o[1])
-            )
-            size = f"{p.plan_bytes / 1e6:.2f} MB plan for {p.weight_bytes / 1e6:.2f} MB of weights"
-            lines.append(f"  {p.name} [{p.key[:12]}]: {p.nodes} operators, {spent}, {size}")
-            lines.append(f"      {ops}")
-            if p.differs:
-                shown = ", ".join(p.differs[:6]) + (f" and {len(p.differs) - 6} more" if len(p.differs) > 6 else "")
-                lines.append(f"      nearest entry differs in: {shown}")
-        groups = Counter((r.target, r.kind, r.reason) for r in self.rejections)
-        places = {(r.target, r.kind, r.reason): r.where for r in reversed(self.rejections)}
-        if groups:
-            lines.append("in PyTorch:")
-        for group, count in groups.most_common():
-            target, kind, reason = group
-            at = f"  ({places[group]})" if places[group] else ""
-            lines.append(f"  {count:4} × {target} [{kind}]: {reason}{at}")
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return text.plain(self)
 
 
 class Stats:

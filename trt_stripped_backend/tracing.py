@@ -80,6 +80,7 @@ def _plan(
     except TRTStrippedError as error:
         return Report(flavour=f"no TensorRT: {error}", rejections=[Rejection("", "graph", "device", str(error))])
     compilation = Compilation.of(options, flavour, None, look_only=look_only)
+    compilation.drawn = True
 
     def capture(gm: fx.GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callable[..., Any]:
         lowering.trace(gm, example_inputs, plan)

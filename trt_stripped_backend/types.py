@@ -138,7 +138,8 @@ class Rejection:
             (data-dependent shape), ``random``, ``option`` (the user asked), ``size`` (block too small), ``build``
             (TensorRT failed), ``verify`` (results differ), ``device``, ``grad``.
         reason: one sentence.
-        where: the user's source line, if known.
+        where: the user's source line, if known: ``model.py:12``.
+        code: what stands there.
     """
 
     node: str
@@ -146,6 +147,7 @@ class Rejection:
     kind: str
     reason: str
     where: str = ""
+    code: str = ""
 
     def __str__(self) -> str:
         at = f" ({self.where})" if self.where else ""

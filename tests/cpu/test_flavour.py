@@ -145,10 +145,18 @@ def test_messages_reach_python_logging_and_exceptions(caplog: pytest.LogCaptureF
     logger, kinds = flavour.logger(), flavour.trt.ILogger.Severity
     flavour.messages.clear()
     with caplog.at_level(logging.DEBUG, "trt_stripped_backend"):
-        logger.log(kinds.ERROR, "no such layer")
-        logger.log(kinds.WARNING, "slow")
-        logger.log(kinds.VERBOSE, "detail")
-    assert flavour.messages.text() == "no such layer"
-    assert [r.levelno for r in caplog.records] == [logging.WARNING, logging.INFO, logging.DEBUG]
+        for kind in (kinds.INTERNAL_ERROR, kinds.ERROR, kinds.WARNING, kinds.INFO, kinds.VERBOSE):
+            logger.log(kind, f"it is {kind}")
+    assert flavour.messages.text() == f"it is {kinds.INTERNAL_ERROR}; it is {kinds.ERROR}"
+    assert [r.levelname for r in caplog.records] == ["ERROR", "ERROR", "WARNING", "INFO", "DEBUG"]
+    assert {r.name for r in caplog.records} == {"trt_stripped_backend.tensorrt"}
     flavour.messages.clear()
     assert flavour.messages.text() == "TensorRT gave no message"
+
+
+def test_at_info_tensorrts_own_chatter_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    logger, kinds = flavour.logger(), flavour.trt.ILogger.Severity
+    with caplog.at_level(logging.INFO, "trt_stripped_backend"):
+        logger.log(kinds.INFO, "detail")
+        logger.log(kinds.WARNING, "slow")
+    assert [r.getMessage() for r in caplog.records] == ["TensorRT: slow"]

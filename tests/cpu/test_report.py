@@ -8,6 +8,7 @@ import threading
 import trt_stripped_backend as ts
 from trt_stripped_backend.report import EngineReport, Report, Stats
 from trt_stripped_backend.types import Rejection
+from trt_stripped_backend.view.drawing import DerivedWeight
 
 HIT = EngineReport(
     "engine_0", 4, {"aten.relu": 1, "aten.linear": 3}, "ab" * 32, "hit", 0.1, 2.5, 3_000_000, 6, 5_000_000
@@ -18,14 +19,18 @@ MISS = EngineReport(
 BUILT = EngineReport("engine_2", 3, {"aten.mul.Tensor": 3}, "ef" * 32, "built", seconds=1.25)
 FAILED = EngineReport("engine_3", 8, {"aten.bmm": 8}, "01" * 32, "failed")
 REJECTIONS = [
-    Rejection("cumsum", "aten.cumsum.default", "refit", "not refittable", "model.py:12"),
+    Rejection("cumsum", "aten.cumsum.default", "refit", "not refittable", "model.py:12", "x.cumsum(0)"),
     Rejection("cumsum_1", "aten.cumsum.default", "refit", "not refittable", "model.py:30"),
     Rejection("fft", "aten._fft_r2c.default", "op", "no converter"),
+]
+DERIVED = [
+    DerivedWeight("derived_mul", "float32[4, 3]", ("conv.weight", "norm.weight"), {"aten.rsqrt": 1, "aten.mul.Tensor": 2})
 ]
 
 
 def report() -> Report:
-    return Report("tensorrt_rtx 1.7.1", "bound", "asked for", 2, [HIT, MISS, BUILT, FAILED], list(REJECTIONS), 20, 3)
+    engines = [HIT, MISS, BUILT, FAILED]
+    return Report("tensorrt_rtx 1.7.1", "bound", "asked for", 1, engines, list(REJECTIONS), 20, list(DERIVED))
 
 
 def test_counts() -> None:
@@ -45,21 +50,26 @@ def test_as_json() -> None:
         "kind": "refit",
         "reason": "not refittable",
         "where": "model.py:12",
+        "code": "x.cumsum(0)",
     }
+    assert data["derived"] == 1 and data["derived_weights"][0]["sources"] == ["conv.weight", "norm.weight"]
+    assert "drawings" not in data
 
 
 def test_as_text() -> None:
     text = str(report())
     lines = text.splitlines()
     assert lines[0] == "tensorrt_rtx 1.7.1, refit mode bound (asked for)"
-    assert "2 graph(s); 9 of 20 operators in 4 engine(s); 3 derived weight(s)" in lines[1]
-    assert "engine_0 [abababababab]: 4 operators, hit, saved 2.50 s, 3.00 MB plan for 5.00 MB of weights" in text
-    assert "linear×3, relu×1" in text
+    assert lines[1] == "1 graph(s); 9 of 20 operators in 4 engine(s); 1 derived weight(s)"
+    assert "  engine_0 [abababababab]: 4 operators, hit in 0.10 s, saved 2.50 s, 3.00 MB plan for 5.00 MB of weights" in lines
+    assert "      linear×3, relu×1" in lines
     assert "miss: not in the cache" in text
-    assert "differs in: options.workspace_size, tf32" in text
+    assert "      nearest entry differs in: options.workspace_size, tf32" in lines
     assert "built in 1.25 s" in text
-    assert "2 × aten.cumsum.default [refit]: not refittable  (model.py:12)" in text
-    assert "1 × aten._fft_r2c.default [op]: no converter" in text
+    where = lines.index("  [refit] not refittable")
+    assert lines[where + 1] == "       2 × aten.cumsum.default  (model.py:12 x.cumsum(0); model.py:30)"
+    assert lines[where + 2 :][:2] == ["  [op] no converter", "       1 × aten._fft_r2c.default"]
+    assert "  derived_mul float32[4, 3]: from conv.weight, norm.weight by mul.Tensor×2, rsqrt×1" in lines
     assert "failed, saved" not in text
 
 

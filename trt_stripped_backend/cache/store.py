@@ -61,7 +61,7 @@ class EngineCache:
         if entry is None:
             log.debug("cache miss %s", key.digest[:12])
         else:
-            log.info("cache hit %s, %s s of building saved", key.digest[:12], entry.header.get("build_seconds", "?"))
+            log.debug("cache hit %s, %s s of building saved", key.digest[:12], entry.header.get("build_seconds", "?"))
         return entry
 
     def put(self, key: Key, entry: Entry) -> bool:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import TRTStrippedError
-from . import cache, env, ops
+from . import cache, completion, env, explain, ops
 
 #: Modules with ``add(commands)``: it adds a parser whose default ``run`` takes the arguments and returns the exit code.
-COMMANDS = (cache, ops, env)
+COMMANDS = (explain, cache, ops, env, completion)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="trt-stripped", description="Weight-stripped TensorRT engines: look into the cache and the backend."
     )
+    top.set_defaults(parser=top)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add(commands)

@@ -1,0 +1,133 @@
+"""``trt-stripped explain``: what of a model would run in TensorRT, what in PyTorch and why."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import TRTStrippedError
+from .output import print_json
+
+_RETURNS = "it must return (model, args) or (model, args, kwargs), such as `return model, (torch.randn(2, 3),)`"
+
+
+class FactoryError(TRTStrippedError):
+    """MODULE:FACTORY names nothing that makes a model and its arguments."""
+
+
+def add(commands: Any) -> None:
+    """Adds ``explain`` to the parser's commands."""
+    help = "show what of a model runs in TensorRT, and what in PyTorch and why; exit code 1 if nothing runs in TensorRT"
+    parser = commands.add_parser("explain", help=help, description=f"{help}. Nothing is run or built.")
+    parser.add_argument(
+        "factory", metavar="MODULE:FACTORY",
+        help="a function that returns (model, args) or (model, args, kwargs); MODULE may be a file, such as model.py",
+    )  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the graph drawn, too")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "-o", "--options", action="append", default=[], metavar="NAME=VALUE",
+        help="an option of the backend, such as min_block_size=1; may be given several times",
+    )  # fmt: skip
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    options = _options(arguments.options)
+    model, args, kwargs = _made(arguments.factory)
+    from ..tracing import explain  # here, since it imports PyTorch
+
+    report = explain(model, *args, options=options, **kwargs)
+    if arguments.html is not None:
+        report.to_html(arguments.html)
+        print(f"written: {arguments.html}", file=sys.stderr)
+    if arguments.json:
+        print_json(report.to_dict())
+    else:
+        report.show()
+    return 0 if report.nodes_in_engines else 1
+
+
+def _options(given: list[str]) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise FactoryError(f"--options takes NAME=VALUE, such as min_block_size=1; got {name + equals!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def _made(factory: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """What the factory makes: model, args, kwargs."""
+    where, _, name = factory.rpartition(":")
+    if not where or not name:
+        raise FactoryError(f"{factory!r} is not MODULE:FACTORY, such as models.vit:make or model.py:make")
+    make = _function(_module(where), where, name)
+    made = make()
+    if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
+        what = f"{len(made)} values" if isinstance(made, (tuple, list)) else type(made).__name__
+        raise FactoryError(f"{factory} returned {what}: {_RETURNS}")
+    model, args, kwargs = (*made, {})[:3]
+    if not callable(model):
+        raise FactoryError(f"{factory} returned a model of type {type(model).__name__}, not callable: {_RETURNS}")
+    if not isinstance(args, (tuple, list)):
+        raise FactoryError(f"{factory} returned args of type {type(args).__name__}, not a tuple: {_RETURNS}")
+    if not isinstance(kwargs, Mapping):
+        raise FactoryError(f"{factory} returned kwargs of type {type(kwargs).__name__}, not a dict: {_RETURNS}")
+    return model, tuple(args), dict(kwargs)
+
+
+def _module(where: str) -> ModuleType:
+    """A module by name, found from the working directory too, or a file."""
+    path = Path(where)
+    folder = str(path.resolve().parent if path.suffix == ".py" else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(where)
+        if not path.is_file():
+            raise FactoryError(f"there is no file {where}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except FactoryError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+            traceback.print_exc()
+            raise FactoryError(f"{where} cannot be imported: {error}") from error
+        raise FactoryError(f"there is no module {error.name!r} in {folder} or where Python looks for modules") from None
+    except Exception as error:
+        traceback.print_exc()
+        raise FactoryError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _function(module: ModuleType, where: str, name: str) -> Callable[[], Any]:
+    missing = object()
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, missing)
+        if found is missing:
+            known = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+            near = difflib.get_close_matches(name, known, 1)
+            raise FactoryError(f"{where} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if not callable(found) or hasattr(found, "forward"):
+        raise FactoryError(f"{where}:{name} is of type {type(found).__name__}, not a function: {_RETURNS}")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise FactoryError(f"{where}:{name} must be callable without arguments ({error})") from None
+    except ValueError:
+        pass  # a builtin that does not tell
+    return found  # type: ignore[no-any-return]
