@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := $(VENV)/.ready-torch-$(TORCH)-rtx-$(RTX)
 
-.PHONY: demo test test-gpu lint format clean
+.PHONY: demo test test-gpu lint format docs dist clean
 
 demo: $(READY)            ## train, compile, retrain: examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
@@ -33,14 +33,20 @@ format: $(READY)          ## what ruff can mend, and the README's tables
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tests.tools.readme
 
+docs: $(READY)            ## the documentation, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(READY)            ## sdist and wheel, tried in an empty environment
+	$(BIN)/python -m tests.tools.dist dist
+
 # PyTorch first and by its exact version: anything that merely depends on it would fetch gigabytes of CUDA libraries
 # where a CPU wheel is at hand.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "torch==$(TORCH)"
 	$(PIP) "tensorrt-rtx==$(RTX)"
-	$(PIP) --editable ".[test,lint]" "torch==$(TORCH)"
+	$(PIP) --editable ".[test,lint,docs,dist]" "torch==$(TORCH)"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -47,8 +47,8 @@ def test_tables_are_up_to_date() -> None:
 
 
 def test_a_missing_marker_is_told() -> None:
-    with pytest.raises(ValueError, match="no markers for options"):
-        readme.rendered(TEXT.replace("<!-- options: generated -->", ""))
+    with pytest.raises(ValueError, match="no markers for operators"):
+        readme.rendered(TEXT.replace("<!-- operators: generated -->", ""))
 
 
 def test_a_reader_sees_how_to_install_and_a_whole_script_first() -> None:

@@ -1,4 +1,4 @@
-"""Writes the README's generated parts between their markers, and docs/operators.md.
+"""Writes the README's generated parts between their markers, docs/operators.md and docs/options.md.
 
 python -m tests.tools.readme           writes them
 python -m tests.tools.readme --check   exit status 1 if they are not up to date
@@ -16,15 +16,23 @@ from trt_stripped_backend.options import table
 
 README = Path(__file__).parents[2] / "README.md"
 OPERATORS = README.parent / "docs" / "operators.md"
+OPTIONS = README.parent / "docs" / "options.md"
 
 
-def options() -> str:
-    """One row an option."""
-    lines = ["| option | default | meaning | part of the key |", "|---|---|---|---|"]
+def options_page() -> str:
+    """docs/options.md: one row an option."""
+    lines = [OPTIONS_HEADER, "| option | default | meaning | part of the key |", "|---|---|---|---|"]
     for row in table():
-        help, key = (row[name].replace("|", "\\|") for name in ("help", "key"))
-        lines.append(f"| `{row['name']}` | `{row['default']}` | {help} | {key} |")
-    return "\n".join(lines)
+        lines.append(f"| `{row['name']}` | `{row['default']}` | {cell(row['help'])} | {cell(row['key'])} |")
+    return "\n".join(lines) + "\n"
+
+
+OPTIONS_HEADER = """# Options
+
+Made by `python -m tests.tools.readme` from `options.py`. Given as `torch.compile(…, options={…})`, else by the variable
+`TRT_STRIPPED_<OPTION>`, else the default. An unknown name or a bad value raises and names the nearest known one. The last
+column says whether another value means another engine, or why it does not.
+"""
 
 
 def operators() -> str:
@@ -80,7 +88,7 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-TABLES = {"options": options, "operators": operators}
+TABLES = {"operators": operators}
 
 
 def rendered(text: str) -> str:
@@ -98,7 +106,9 @@ def rendered(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    made = {README: rendered(README.read_text(encoding="utf-8")), OPERATORS: operators_page()}
+    made = {
+        README: rendered(README.read_text(encoding="utf-8")), OPERATORS: operators_page(), OPTIONS: options_page(),
+    }  # fmt: skip
     stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if "--check" in arguments:
