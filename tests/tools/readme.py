@@ -19,19 +19,24 @@ OPERATORS = README.parent / "docs" / "operators.md"
 OPTIONS = README.parent / "docs" / "options.md"
 
 
-def options_page() -> str:
-    """docs/options.md: one row an option."""
-    lines = [OPTIONS_HEADER, "| option | default | meaning | part of the key |", "|---|---|---|---|"]
+def options() -> str:
+    """One row an option."""
+    lines = ["| option | default | meaning | part of the key |", "|---|---|---|---|"]
     for row in table():
         lines.append(f"| `{row['name']}` | `{row['default']}` | {cell(row['help'])} | {cell(row['key'])} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def options_page() -> str:
+    """docs/options.md."""
+    return f"{OPTIONS_HEADER}\n{options()}\n"
 
 
 OPTIONS_HEADER = """# Options
 
-Made by `python -m tests.tools.readme` from `options.py`. Given as `torch.compile(…, options={…})`, else by the variable
-`TRT_STRIPPED_<OPTION>`, else the default. An unknown name or a bad value raises and names the nearest known one. The last
-column says whether another value means another engine, or why it does not.
+Made by `python -m tests.tools.readme` from `options.py`. Given as `torch.compile(…, options={…})`, else by the
+variable `TRT_STRIPPED_<OPTION>`, else the default. An unknown name or a bad value raises and names the nearest known
+one. The last column says whether another value means another engine, or why it does not.
 """
 
 
@@ -88,7 +93,7 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-TABLES = {"operators": operators}
+TABLES = {"options": options, "operators": operators}
 
 
 def rendered(text: str) -> str:
