@@ -237,6 +237,7 @@ def emulated() -> Iterator[World]:
     def handle(index: int) -> int:
         return world.current
 
+    properties = types.SimpleNamespace(name="CPU", major=0, minor=0, total_memory=1 << 40)
     replaced: list[tuple[Any, str, Any]] = [
         (backend, "_start", start), (backend, "runs_on", lambda device: True), (compilation, "build", build),
         (refit, "trt", trt), (run, "current_handle", handle), (run, "empty_cuda", _empty),
@@ -248,7 +249,7 @@ def emulated() -> Iterator[World]:
         (torch.cuda, "graph_pool_handle", object), (torch.Tensor, "record_stream", lambda *_: None),
         (torch.cuda, "is_current_stream_capturing", lambda: world.recorded_by_caller),
         (torch.cuda, "is_initialized", lambda: True),
-        (torch.cuda, "get_device_properties", lambda *_: types.SimpleNamespace(name="CPU", major=0, minor=0)),
+        (torch.cuda, "get_device_properties", lambda *_: properties),
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
         for owner, name, value in replaced:

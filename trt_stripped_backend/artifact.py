@@ -172,8 +172,9 @@ def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
     for name in saved["placeholders"]:
         empty.placeholder(name)
     empty.output(())
-    pieces = saved["derived"]
-    derived = tuple(Derived(portable.load_graph(graph), tuple(on), tuple(names)) for graph, on, names in pieces)
+    derived = tuple(
+        Derived(portable.load_graph(graph), tuple(on), tuple(names)) for graph, on, names in saved["derived"]
+    )
     split = Split(
         torch.fx.GraphModule({}, empty), saved["arguments"], derived, frozenset(saved["weights"]),
         tuple(saved["sources"]),

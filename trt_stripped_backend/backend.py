@@ -7,7 +7,7 @@ import logging
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ class Saved(SerializableCallable):
     def deserialize_compile_artifacts(cls, data: bytes) -> Saved:
         """The callable over saved bytes; it has no graph to fall back to, so what fails raises."""
         compilation, planned, names = artifact.restore(data)
-        inner = _running(compilation, planned, names)
+        inner, _ = _running(compilation, planned, names)
         recent.append(compilation.report)
 
         def call(*args: Any) -> Any:
@@ -153,16 +153,49 @@ def _callable(
             raise TRTStrippedError(f"aot_compile: {error}") from error
     if device is None or not runs_on(device):  # every CUDA tensor turned out to be unused
         return lowering.boxed(lowered.module)
-    return _running(compilation, planned, lowered.names)
+    inner, live = _running(compilation, planned, lowered.names, lowered.suspects)
+    return _without_data(compilation, lowered, inner, live) if lowered.suspects else inner
 
 
-def _running(compilation: Compilation, planned: Planned, names: dict[int, str]) -> Callable[..., Any]:
-    """The callable over engines and what stays in PyTorch between them."""
+def _without_data(
+    compilation: Compilation, lowered: lowering.Lowered, inner: Callable[..., Any], live: LiveWeights
+) -> Callable[..., Any]:
+    """A callable over ``inner`` that plans anew where a weight turns out to be data, which becomes an input."""
+    lock = threading.Lock()
+
+    def again() -> None:
+        nonlocal lowered, inner, live
+        data = live.data
+        if not data:  # another thread was faster
+            return
+        told = ", ".join(sorted(map(live.name, data)))
+        log.warning("%s changes at every call while no weight does: it is an input of its engines from now on", told)
+        sources = tuple(i for i in lowered.sources if i not in data)
+        suspects = {i: written for i, written in lowered.suspects.items() if i not in data}
+        lowered = dataclasses.replace(lowered, sources=sources, suspects=suspects)
+        other = dataclasses.replace(compilation, report=compilation.report.anew())
+        inner, live = _running(other, other.plan(lowered), lowered.names, suspects)
+        recent.append(other.report)
+
+    def call(args: list[Any]) -> Any:
+        if live.data:
+            with lock:
+                again()
+        return inner(args)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
+
+
+def _running(
+    compilation: Compilation, planned: Planned, names: dict[int, str], suspects: Mapping[int, bool] | None = None
+) -> tuple[Callable[..., Any], LiveWeights]:
+    """The callable over engines and what stays in PyTorch between them, and where it takes its weights from."""
     device = compilation.device
     assert device is not None
     slots = [piece.signature.slots for piece in planned.pieces]
     copies = compilation.mode != "bound"
-    live = LiveWeights(planned.split, slots, copies=copies, names=names, device=device)
+    live = LiveWeights(planned.split, slots, copies=copies, names=names, device=device, suspects=suspects)
     module = planned.cut.module
     engines = [EngineCall(index, piece, compilation) for index, piece in enumerate(planned.pieces)]
     for engine in engines:
@@ -187,7 +220,7 @@ def _running(compilation: Compilation, planned: Planned, names: dict[int, str]) 
             return outputs(engines[0].execute(live.current(given), inputs(given)))
 
     call._boxed_call = True  # type: ignore[attr-defined]
-    return call
+    return call, live
 
 
 def runs_on(device: torch.device) -> bool:

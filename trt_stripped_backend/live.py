@@ -12,7 +12,7 @@ import operator
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from packaging.version import Version
 
 from .errors import NotWarm, RefitFailed
 from .types import Slot, TensorSpec, dtype_name
-from .watch import Alias, capturing, contents, gather, same_layout, stamp, writes
+from .watch import Alias, Disguised, capturing, contents, gather, same_layout, stamp, writes
 from .weights import Derived, Split
 
 #: TensorRT wants device memory of inputs aligned so; PyTorch's allocator gives 512, a view into a flat buffer may not.
@@ -143,11 +143,12 @@ class LiveWeights:
         copies: engines hold copies of all weights (``general``), so every source is watched, not only derived ones'.
         names: where the user's model keeps each source, for messages.
         device: where the engines run.
+        suspects: arguments that may be data, see :class:`.watch.Disguised`.
     """
 
     def __init__(
         self, split: Split, slots: Sequence[Sequence[tuple[str, Slot]]], *, copies: bool, names: dict[int, str],
-        device: torch.device,
+        device: torch.device, suspects: Mapping[int, bool] | None = None,
     ) -> None:  # fmt: skip
         self.split, self.slots, self.names, self.copies, self.device = split, slots, names, copies, device
         placeholders = [n.name for n in split.module.graph.find_nodes(op="placeholder")]
@@ -158,6 +159,8 @@ class LiveWeights:
         self._used = tuple(dict.fromkeys([*direct, *derive]))
         self._index = {argument: k for k, argument in enumerate(self._used)}
         self._gather = gather(self._used)
+        known = {self._index[i]: written for i, written in (suspects or {}).items() if i in self._index}
+        self._disguised = Disguised(known)
         self._guarded = tuple(self._index[i] for i in dict.fromkeys(derive))
         self._watch = tuple(self._index[i] for i in self._used) if copies else self._guarded
         self._sets: OrderedDict[tuple[Any, ...], WeightSet] = OrderedDict()
@@ -181,6 +184,7 @@ class LiveWeights:
         if last is not None and last[0] == pointers and (last[1] is None or last[1](*sources)):
             found = last[2]
             if found.watched is None or found.state == contents(found.watched(sources)):
+                self._disguised.calls = 0
                 return Bundle(found, sources, self)
         return Bundle(self._found(pointers, sources), sources, self)
 
@@ -189,6 +193,7 @@ class LiveWeights:
         if _UNGUARDED:
             where = (pointers, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
         with self._lock:
+            self._disguised.look(sources)
             known = self._sets.get(where)
             if known is None:
                 self.sweep()
@@ -204,6 +209,16 @@ class LiveWeights:
             self._sets[where] = found
             self._last = pointers, same_layout(sources) if _UNGUARDED and sources else None, found
             return found
+
+    @property
+    def data(self) -> frozenset[int]:
+        """Arguments that were taken for weights and are data."""
+        found = self._disguised.found
+        return frozenset(self._used[k] for k in found) if found else found
+
+    def name(self, argument: int) -> str:
+        """What the user's model calls an argument."""
+        return self.names.get(argument) or f"#{argument}"
 
     def slot_tensors(self, found: WeightSet, sources: Sequence[torch.Tensor], partition: int) -> list[torch.Tensor]:
         return [
@@ -259,7 +274,7 @@ class LiveWeights:
                     content += depends[name]
                 else:
                     source = sources[index]
-                    checked(source, slot.spec.shape, slot.spec.dtype, self.device, self._name(self._argument[name]))
+                    checked(source, slot.spec.shape, slot.spec.dtype, self.device, self.name(self._argument[name]))
                     bound = self._laid_out(source.detach(), slot.spec, old)
                     ours = bound.data_ptr() != source.data_ptr()
                     if ours:
@@ -302,7 +317,7 @@ class LiveWeights:
             piece.sources, inputs, piece.module.graph.find_nodes(op="placeholder"), strict=True
         ):
             traced = node.meta["val"]
-            checked(tensor, traced.shape, traced.dtype, self.device, self._name(position))
+            checked(tensor, traced.shape, traced.dtype, self.device, self.name(position))
         on = (self._generation, *(x for t in inputs for x in stamp(t)))
         if before is not None and before[0] == on:
             return before
@@ -321,9 +336,6 @@ class LiveWeights:
                 made.update(shared, tensors)
             _made[shared] = made
         return on, made
-
-    def _name(self, argument: int) -> str:
-        return self.names.get(argument) or f"#{argument}"
 
 
 def refresh_all() -> None:

@@ -12,8 +12,8 @@ import functools
 import operator
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -139,11 +139,13 @@ class Lowered:
         module: placeholders are the graph's arguments: sources, user inputs, mutated buffers.
         sources: positions of arguments that are parameters or buffers that the graph does not write to.
         names: for each position of ``sources``, where the user's model keeps it (``h.0.weight``), if known.
+        suspects: sources that may be data in disguise (:class:`.watch.Disguised`): what is no parameter of a module.
     """
 
     module: fx.GraphModule
     sources: tuple[int, ...]
     names: dict[int, str]
+    suspects: Mapping[int, bool] = field(default_factory=dict)
 
 
 def trace(
@@ -159,10 +161,12 @@ def trace(
     Returns:
         A callable with Dynamo's calling convention.
     """
-    dynamo_names = [_source_name(node) for node in gm.graph.find_nodes(op="placeholder")]
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    dynamo_names = [_source_name(node) for node in placeholders]
+    held = [_is_module_parameter(node, given) for node, given in zip(placeholders, example_inputs, strict=False)]
 
     def inner(lowered: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
-        return compile(_lowered(lowered, dynamo_names))
+        return compile(_lowered(lowered, dynamo_names, held))
 
     # Autograd caching wants a compiler that it can serialize; torch.compile's aot_compile switches it on.
     uncached = functorch_config.patch({"force_autograd_cache": False, "bundled_autograd_cache": False})
@@ -188,23 +192,35 @@ def boxed(module: fx.GraphModule) -> Callable[..., Any]:
     return call
 
 
-def _lowered(gm: fx.GraphModule, dynamo_names: Sequence[str]) -> Lowered:
+def _is_module_parameter(node: fx.Node, given: Any) -> bool | None:
+    """Whether an argument is a parameter of a module; None for a parameter that is an argument itself."""
+    if not isinstance(given, torch.nn.Parameter):
+        return False
+    guarded = getattr(getattr(node, "_dynamo_source", None), "guard_source", None)
+    if guarded is None:
+        return True
+    return True if guarded.is_unspecialized_nn_module() or guarded.is_specialized_nn_module() else None
+
+
+def _lowered(gm: fx.GraphModule, dynamo_names: Sequence[str], held: Sequence[bool | None]) -> Lowered:
     context = TracingContext.try_get()
     metadata = context.fw_metadata if context is not None else None
     placeholders = gm.graph.find_nodes(op="placeholder")
     static = metadata.static_input_indices if metadata is not None else []
     written = {i for i, info in enumerate(metadata.input_info) if info.mutates_data} if metadata is not None else set()
     sources = [i for i in static if i not in written and _is_static_tensor(placeholders[i])]
-    names = {}
+    names, suspects = {}, {}
     for index in sources:
         position = getattr(placeholders[index].meta.get("desc"), "idx", index)
         if position < len(dynamo_names) and dynamo_names[position]:
             names[index] = dynamo_names[position]
+        if position < len(held) and held[position] is not True:
+            suspects[index] = held[position] is False
     for one_pass in PASSES:
         one_pass(gm, {placeholders[i] for i in sources})
         gm.graph.lint()
     gm.recompile()
-    return Lowered(gm, tuple(sources), names)
+    return Lowered(gm, tuple(sources), names, suspects)
 
 
 def _is_static_tensor(node: fx.Node) -> bool:

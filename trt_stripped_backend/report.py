@@ -82,6 +82,10 @@ class Report:
     derived_weights: list[DerivedWeight] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list, repr=False)
 
+    def anew(self) -> Report:
+        """An empty report of the same setting."""
+        return Report(flavour=self.flavour, mode=self.mode, why=self.why)
+
     @property
     def hits(self) -> int:
         return sum(p.status in ("hit", "shared") for p in self.partitions)

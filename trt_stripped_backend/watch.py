@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -80,6 +80,45 @@ def stamp(tensor: torch.Tensor) -> tuple[Any, ...]:
     pointer = tensor.data_ptr()
     written = version(tensor), writes.count([pointer]) if writes.epoch else 0
     return id(tensor), pointer, *written, tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+class Disguised:
+    """Finds data in disguise: what changes at every call, while no weight does.
+
+    PyTorch takes every tensor that a module holds for static, also one that is set or written before each call, and
+    every tensor that was a module's once, when it comes as an argument.
+
+    Args:
+        suspects: positions of sources that may be data, and for each whether a write says so, or only another tensor.
+
+    Attributes:
+        found: positions of those that are; empty until then.
+        calls: how many calls in a row changed nothing but suspects. Whoever sees a call without a change sets it to 0.
+    """
+
+    LIMIT = 5
+
+    def __init__(self, suspects: Mapping[int, bool]) -> None:
+        self.suspects = suspects
+        self.found: frozenset[int] = frozenset()
+        self.calls = 0
+        self._before: list[tuple[Any, ...]] = []
+        self._always = frozenset(suspects)
+
+    def look(self, sources: Sequence[torch.Tensor]) -> None:
+        """Looks at the sources of a call that differ from those of the call before."""
+        if not self.suspects:
+            return
+        now = [stamp(tensor) for tensor in sources]
+        moved = {k for k, (old, new) in enumerate(zip(self._before, now, strict=False)) if old != new}
+        told = {k for k in moved if self.suspects.get(k) or (k in self.suspects and self._before[k][:2] != now[k][:2])}
+        self._before = now
+        if moved != told or not moved:
+            self.calls, self._always = 0, frozenset(self.suspects)
+            return
+        self.calls, self._always = self.calls + 1, self._always & told
+        if self.calls >= self.LIMIT:
+            self.found = self._always
 
 
 def gather(positions: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
