@@ -11,6 +11,7 @@ import json
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -29,7 +30,8 @@ class World:
     """What the emulation counts, and what a test may set.
 
     Attributes:
-        calls: of ``set_tensor_address``, ``execute``, ``replay``, ``record``, ``refit``, ``deserialize``, ``build``.
+        calls: of ``set_tensor_address``, ``execute``, ``replay``, ``record``, ``refit``, ``deserialize``,
+            ``context``, ``build``.
         current: the number of the current stream.
         recording: enqueued work goes here instead of being done.
         unrecordable: TensorRT refuses to be recorded.
@@ -126,6 +128,7 @@ class CudaEngine:
         return b"kernels"
 
     def create_execution_context(self, config: Any) -> ExecutionContext:
+        world.calls["context"] += 1
         return ExecutionContext(self)
 
 
@@ -231,6 +234,8 @@ def emulated() -> Iterator[World]:
         TensorLocation=types.SimpleNamespace(HOST=0, DEVICE=1),
     )  # fmt: skip
 
+    loader = ThreadPoolExecutor(2)
+
     def start(options: Any, inputs: Any) -> compilation.Compilation:
         return compilation.Compilation.of(options, flavour.load(), CPU)
 
@@ -240,7 +245,7 @@ def emulated() -> Iterator[World]:
     properties = types.SimpleNamespace(name="CPU", major=0, minor=0, total_memory=1 << 40)
     replaced: list[tuple[Any, str, Any]] = [
         (backend, "_start", start), (backend, "runs_on", lambda device: True), (compilation, "build", build),
-        (refit, "trt", trt), (run, "current_handle", handle), (run, "empty_cuda", _empty),
+        (refit, "trt", trt), (run, "current_handle", handle), (run, "empty_cuda", _empty), (run, "_loader", loader),
         (graphs, "empty_cuda", _empty), (context, "_local", context._Local()), (graphs, "_local", graphs._Local()),
         (torch.cuda, "current_device", lambda: None), (torch.cuda, "device", contextlib.nullcontext),
         (torch.cuda, "stream", contextlib.nullcontext), (torch.cuda, "Stream", Stream), (torch.cuda, "Event", Event),
@@ -251,7 +256,7 @@ def emulated() -> Iterator[World]:
         (torch.cuda, "is_initialized", lambda: True),
         (torch.cuda, "get_device_properties", lambda *_: properties),
     ]  # fmt: skip
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, loader:
         for owner, name, value in replaced:
             stack.enter_context(mock.patch.object(owner, name, value))
         refit.clear_pools()

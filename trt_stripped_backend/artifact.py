@@ -172,9 +172,7 @@ def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
     for name in saved["placeholders"]:
         empty.placeholder(name)
     empty.output(())
-    derived = tuple(
-        Derived(portable.load_graph(graph), tuple(on), tuple(names)) for graph, on, names in saved["derived"]
-    )
+    derived = tuple(Derived(portable.load_graph(gm), tuple(on), tuple(names)) for gm, on, names in saved["derived"])
     split = Split(
         torch.fx.GraphModule({}, empty), saved["arguments"], derived, frozenset(saved["weights"]),
         tuple(saved["sources"]),

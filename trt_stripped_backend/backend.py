@@ -320,10 +320,12 @@ class EngineCall(nn.Module):
             return None
         options = self.compilation.options
         pool = refit.pool(entry, device, options.max_weight_sets, options.max_weight_bytes)
-        return run.Runner(
+        runner = run.Runner(
             self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit,
             self._recorded if self.compilation.options.cuda_graphs else None,
         )  # fmt: skip
+        runner.preload()
+        return runner
 
     def _recorded(self, why: str) -> None:
         """Notes a CUDA graph, or why there is none."""

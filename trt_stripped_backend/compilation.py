@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import profile, refit, weights
+from . import megacache, profile, refit, weights
 from .build import Timings, build
 from .cache import EngineCache
 from .errors import BuildFailed, OptionError, Unsupported
@@ -262,7 +262,7 @@ def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=8)
 def _open(dirs: Sequence[Any], size: int, timeout: float, errors: Any) -> EngineCache:
-    return EngineCache(dirs, size_limit=size, lock_timeout=timeout, errors=errors)
+    return EngineCache(dirs, size_limit=size, lock_timeout=timeout, errors=errors, on_use=megacache.record)
 
 
 def _cache(options: Options) -> EngineCache | None:

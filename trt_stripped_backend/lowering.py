@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch_config
 from torch import fx
-from torch._decomp import core_aten_decompositions
+from torch._decomp import _core_aten_decompositions_post_autograd, get_decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
@@ -63,7 +63,9 @@ def _overloads(names: Sequence[str]) -> list[torch._ops.OpOverload]:
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     # A table that holds a kept op undoes the override, so they are filtered out.
     kept = set(_overloads(_KEPT_COMPOSITES)) | set(_overloads(_KEPT_FROM_TABLE))
-    core: Any = core_aten_decompositions()
+    nearest = [f"{kind}{rank}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for rank in (1, 2, 3)]
+    # Not core_aten_decompositions(): it searches all of PyTorch for composites, which are taken apart without it.
+    core: Any = {**_core_aten_decompositions_post_autograd(), **get_decompositions(_overloads(nearest))}
     table = {target: rule for target, rule in core.items() if target not in kept}
     table.setdefault(aten.cudnn_batch_norm.default, _cudnn_batch_norm)
     table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer

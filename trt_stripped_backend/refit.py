@@ -144,6 +144,7 @@ class EnginePool:
         self.entry, self.device, self.limit = entry, device, limit
         self.kernels: bytes | None = None  # what RTX compiled for this plan, once a context has run
         self._engines: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
+        self._spare: Engine | None = None  # loaded for the first that asks
         self._lock = threading.RLock()
 
     def engine(self, weights: Bundle, partition: int) -> Engine:
@@ -156,8 +157,21 @@ class EnginePool:
         identity = () if shared else weights.set.pointers[partition]
         with self._lock:
             engine = self._engines.pop(identity, None) or self._reusable()
-            self._engines[identity] = engine or Engine(self.entry, self.device)
+            self._engines[identity] = engine or self._spare or Engine(self.entry, self.device)
+            self._spare = None if engine is None else self._spare
             return self._engines[identity]
+
+    def preload(self) -> Engine:
+        """Loads an engine if there is none, for whoever asks first.
+
+        Raises:
+            RefitFailed: TensorRT cannot load the plan.
+        """
+        with self._lock:
+            known = next(reversed(self._engines.values()), None) or self._spare
+            if known is None:
+                known = self._spare = Engine(self.entry, self.device)
+            return known
 
     def _reusable(self) -> Engine | None:
         """An engine to refit for new weights: one whose model is gone, else, at the limit, the least recently used."""

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ log = logging.getLogger("trt_stripped_backend")
 _MAX_CALLS = 4096  # sizes whose shapes are kept ready
 _MAX_RECORDED = 32  # CUDA graphs of an engine and a thread
 _COLD = "a CUDA graph is recorded, and {}: call the model once with the same sizes and weights before recording it"
+
+_loader = ThreadPoolExecutor(2, "trt_stripped")
 
 #: For each dynamic size, the position of the argument that tells it, and the dimension; None for an int.
 Places = list[tuple[int, int | None]]
@@ -80,6 +83,20 @@ class Runner:
         self._bound = pool.entry.header["mode"] == "bound"
         self._plain = self._bound or pool.entry.header["mode"] == "immutable"  # nothing to refit
         self._thread = _Thread()
+        self._preloading: Future[tuple[Engine, Context] | None] | None = None
+
+    def preload(self) -> None:
+        """Starts to load the engine and to make a context, while PyTorch still makes its guards."""
+        self._preloading = _loader.submit(self._loaded)
+
+    def _loaded(self) -> tuple[Engine, Context] | None:
+        try:
+            with torch.cuda.device(self._ordinal):
+                engine = self.pool.preload()
+                return engine, Context(engine, self._saved_kernels())
+        except Exception as error:
+            log.debug("engine %d: not loaded ahead: %s", self.index, error)  # the first call meets it, and falls back
+            return None
 
     def _call(self, values: tuple[int, ...]) -> Call:
         known = {one.name: value for one, value in zip(self.signature.symbols, values, strict=True)}
@@ -304,7 +321,10 @@ class Runner:
         if context is None:
             if recording:
                 raise NotWarm(_COLD.format("the engine has not run in this thread"))
-            context = contexts[engine] = Context(engine, self._saved_kernels())
+            loading, self._preloading = self._preloading, None
+            loaded = loading.result() if loading is not None else None
+            ahead = loaded is not None and loaded[0] is engine
+            context = contexts[engine] = loaded[1] if loaded and ahead else Context(engine, self._saved_kernels())
         return context
 
     def _kernels_name(self) -> str:

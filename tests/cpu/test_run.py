@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import trt_stripped_backend as ts
-from tests.emulated import MAIN, World, emulated
+from tests.emulated import MAIN, Runtime, World, emulated
 from tests.graphs import TwoEngines, aligned, perturb
 from trt_stripped_backend import backend, run
 
@@ -152,6 +152,26 @@ def test_threads_have_contexts_of_their_own(world: World) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_engines_are_loaded_ahead_and_once(mode: str, world: World) -> None:
+    model, x = perturb(TwoEngines()), torch.randn(2, 3, 6, 6)
+    fast = compiled(model, mode)
+    close(fast(x), model(x))
+    close(fast(x), model(x))
+    assert world.calls["deserialize"] == world.calls["context"] == 2
+
+
+def test_an_engine_that_cannot_be_loaded_leaves_its_part_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda *_: None)
+    backend._warned.clear()
+    model, x = perturb(TwoEngines()), torch.randn(2, 3, 6, 6)
+    fast = compiled(model)
+    with pytest.warns(UserWarning, match="TensorRT cannot load the engine of key"):
+        close(fast(x), model(x))
+    close(fast(x), model(x))
+    assert ts.stats()["fallbacks"] == 2
 
 
 # ------------------------------------------------------------------------------------------------ CUDA graphs

@@ -44,9 +44,14 @@ class EngineCache:
         lock_timeout: seconds to wait for another process that builds the same entry, before building it too.
         errors: ``"warn"``: trouble is logged once and costs time, never the answer; ``"raise"``: it raises
             :class:`~.errors.CacheError` or :class:`~.errors.BadEntry`.
+        on_use: told each entry and blob that is found or stored.
     """
 
-    def __init__(self, dirs: Sequence[Path], *, size_limit: int, lock_timeout: float, errors: str = "warn") -> None:
+    def __init__(
+        self, dirs: Sequence[Path], *, size_limit: int, lock_timeout: float, errors: str = "warn",
+        on_use: Callable[[Entry], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.on_use = on_use
         self._folders = Folders(dirs, size_limit=size_limit, errors=errors)
         self.size_limit = size_limit
         self.lock_timeout = lock_timeout
@@ -185,6 +190,8 @@ class EngineCache:
             return None
         entry, folder = found
         folder.used(digest)
+        if self.on_use is not None:
+            self.on_use(entry)
         return entry
 
     def _put(self, entry: Entry) -> bool:
@@ -201,6 +208,8 @@ class EngineCache:
         except (OSError, TypeError, ValueError) as error:
             self._folders.trouble(folder.path, "write", error)
             return False
+        if self.on_use is not None:
+            self.on_use(entry)
         return True
 
     def _await(self, folder: Folder, lock: OsLock, key: Key) -> Entry | None:
