@@ -7,7 +7,8 @@ Every figure comes from a process of its own, on caches of its own; times are me
 
 start     cold and warm: from ``torch.compile`` to the first result, models and CUDA ready, imports of compilers apart;
           trace: Dynamo and AOTAutograd alone; inductor: the same of Inductor, with caches of its own
-aot       a function saved by ``aot_compile`` and loaded by another process: from the file to the first result
+aot       a function saved by ``aot_compile`` and loaded by another process: from the file to the first result; lean:
+          saved with guards on the arguments alone
 steady    ms of a call, calls in flight: ours, with CUDA graphs, weights built in, eager, Inductor, reduce-overhead
 host      µs of the host for a call beyond ``execute_async_v3`` alone, on the same plan
 update    µs of the host in the call after all weights changed in place; ms until it is done (general: refitted)
@@ -40,7 +41,10 @@ COLUMNS: dict[str, list[tuple[str, str]]] = {
         ("trace", "trace"), ("cold", "start"), ("warm", "start"), ("inductor_cold", "inductor"),
         ("inductor_warm", "inductor"),
     ],
-    "aot": [("aot_save", "aot_save"), ("aot_load", "aot_load")],
+    "aot": [
+        ("aot_save", "aot_save"), ("aot_load", "aot_load"), ("aot_save_lean", "aot_save_lean"),
+        ("aot_load_lean", "aot_load"),
+    ],
     "steady": [("steady", "steady")],
     "host": [("host", "host")],
     "update": [("update", "update")],
@@ -101,7 +105,7 @@ def measure(row: str, columns: Sequence[str], repeat: int, budget: Budget) -> di
                 if budget.left < 5:
                     budget.skipped.append(f"{row}: {key}")
                     continue
-                cold = key in ("cold", "inductor_cold", "aot_save", "layers")
+                cold = key in ("cold", "inductor_cold", "aot_save", "aot_save_lean", "layers")
                 runs = [fresh(task, row, environment, budget.left) for _ in range(1 if cold else repeat)]
                 found[key] = next((r for r in runs if "failed" in r), None) or middle(runs)
                 if "failed" in found[key]:
@@ -142,6 +146,7 @@ TABLES: dict[str, list[tuple[str, Show]]] = {
         ("warm / inductor", _pair(("warm", "first_s"), ("inductor_warm", "first_s"))),
         ("aot-loaded", lambda r: text(value(r, "aot_load", "first_s"))),
         ("of it: load", lambda r: text(value(r, "aot_load", "load_s"))),
+        ("lean guards", lambda r: text(value(r, "aot_load_lean", "first_s"))),
         ("inductor cold", lambda r: text(value(r, "inductor_cold", "first_s"))),
         ("inductor warm", lambda r: text(value(r, "inductor_warm", "first_s"))),
         ("imports: ours", lambda r: text(value(r, "warm", "imports_s"))),
