@@ -63,8 +63,8 @@ def test_as_text() -> None:
     lines = text.splitlines()
     assert lines[0] == "tensorrt_rtx 1.7.1, refit mode bound (asked for)"
     assert lines[1] == "1 graph(s); 9 of 20 operators in 4 engine(s); 1 derived weight(s)"
-    hit = "4 operators, hit in 0.10 s, saved 2.50 s, 3.00 MB plan for 5.00 MB of weights"
-    assert f"  engine_0 [abababababab]: {hit}" in lines
+    hit = "engine_0 [abababababab]: 4 operators, hit in 0.10 s, saved 2.50 s, 3.00 MB plan for 5.00 MB of weights"
+    assert f"  {hit}" in lines and str(HIT) == hit
     assert "      linear×3, relu×1" in lines
     assert "miss: not in the cache" in text
     assert "      nearest entry differs in: options.workspace_size, tf32" in lines
