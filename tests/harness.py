@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -23,6 +23,8 @@ from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.ops.net import Net
 from trt_stripped_backend.options import Options
 from trt_stripped_backend.partition import Partitioned, partition
+from trt_stripped_backend.profile import as_intervals, ranges
+from trt_stripped_backend.run import places, sizes
 from trt_stripped_backend.types import Entry, Partition, Rejection, Signature
 from trt_stripped_backend.weights import Split
 
@@ -34,20 +36,29 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
 class Emulated(torch.nn.Module):
-    """A partition whose converters run on PyTorch tensors at each call; every slot is an engine input."""
+    """A partition whose converters run on PyTorch tensors at each call; every slot is an engine input.
+
+    Sizes may be dynamic: then the converters see the ranges of an engine that takes this call's.
+    """
 
     def __init__(self, piece: Partition, signature: Signature, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.piece, self.signature, self.weights = piece, signature, weights
         names = [n.name for n in piece.module.graph.find_nodes(op="placeholder")]
         self.names = [n for n in names if n not in piece.weights]
+        self.places = places(signature, self.names)
 
     def forward(self, bundle: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = {**self.weights, **dict(zip(self.names, inputs, strict=True))}
         specs = [(f"x{i}", name, spec) for i, (name, spec) in enumerate(self.signature.inputs)]
         specs += [(slot.name, name, slot.spec) for name, slot in self.signature.slots]
-        network = TorchNetwork({name: given[source].permute(spec.order) for name, source, spec in specs})
-        net = Net(network, flavour.load(), bound=True)
+        values = {name: given[source].permute(spec.order) for name, source, spec in specs}
+        now = sizes(self.places, inputs)
+        told = {s.name: torch.empty(n, dtype=torch.bool) for s, n in zip(self.signature.symbols, now, strict=True)}
+        values |= {s.name: told[s.name] for s in self.signature.symbols if s.dim is None}
+        bounds = as_intervals(self.signature, ranges(self.piece, self.signature, None, now))
+        network = TorchNetwork(values)
+        net = Net(network, flavour.load(), bound=True, ranges=bounds)
         convert(self.piece, self.signature, net)
         network.check()
         outputs = []
@@ -55,6 +66,17 @@ class Emulated(torch.nn.Module):
             back = [spec.order.index(d) for d in range(len(spec.order))]
             outputs.append(network.outputs[f"y{index}"].value.permute(back))
         return tuple(outputs)
+
+
+class Given(Emulated):
+    """An emulated engine whose weights come with each call, by placeholder name."""
+
+    def __init__(self, piece: Partition) -> None:
+        super().__init__(piece, canonical(piece)[1], {})
+
+    def forward(self, bundle: Mapping[str, torch.Tensor], *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.weights = {name: bundle[name] for name in self.piece.weights}
+        return super().forward(bundle, *inputs)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch._guards import TracingContext
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
 from .errors import Unsupported
+from .inplace import update_in_place, viewed, writes
 from .sizes import OPERATORS, Size, expression, is_symbol, sampled, size
 
 aten = torch.ops.aten
@@ -257,7 +258,7 @@ def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
     for node in list(gm.graph.nodes):
         if node.target in (aten.detach.default, aten.alias.default):
             node.replace_all_uses_with(node.args[0])
-        elif node in shown:
+        elif node in shown or any(map(writes, node.users)):  # what is written may be what it is a copy of
             continue
         elif node.target is aten.lift_fresh_copy.default:
             node.replace_all_uses_with(node.args[0])
@@ -272,19 +273,6 @@ def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
     if (one.dtype, one.device, one.ndim) != (other.dtype, other.device, other.ndim):
         return False
     return all(s[: one.ndim] == s[one.ndim :] for s in sampled([*one.stride(), *other.stride()]))
-
-
-def viewed(node: fx.Node) -> fx.Node | None:
-    """What a view shares its memory with; None for a node that has memory of its own."""
-    if node.target is operator.getitem:
-        several = node.args[0]
-        return several if isinstance(several, fx.Node) and viewed(several) is not None else None
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    if not (node.target.is_view or node.target is aten._unsafe_view.default):
-        return None
-    base = node.args[0] if node.args else None
-    return base if isinstance(base, fx.Node) else None
 
 
 def fold_batch_norm(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
@@ -412,5 +400,5 @@ def _computed(graph: fx.Graph, wanted: Size, made: dict[Any, fx.Node]) -> fx.Nod
 
 #: In order; each is followed by a lint of the graph.
 PASSES: tuple[Callable[[fx.GraphModule, set[fx.Node]], None], ...] = (
-    drop_copies, fold_batch_norm, sizes_from_arguments,
+    drop_copies, update_in_place, fold_batch_norm, sizes_from_arguments,
 )  # fmt: skip

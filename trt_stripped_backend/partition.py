@@ -17,7 +17,7 @@ import torch
 from torch import fx
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from .lowering import viewed
+from .inplace import viewed
 from .ops.registry import is_getitem
 from .options import Options
 from .origin import origin

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from .errors import Unsupported
+from .inplace import is_written, writes
 from .ops.network import DTYPES
 from .ops.registry import Op, bind
 from .options import Options
@@ -34,8 +35,10 @@ def reasons(
     if not isinstance(target, torch._ops.OpOverload):
         yield "op", "not an ATen operator"
         return
-    if target._schema.is_mutable:
+    if writes(node):
         yield "mutation", "writes to its argument"
+    elif is_written(node):
+        yield "mutation", "a view of memory that is written to"
     op = lookup(target)
     if op is None and torch.Tag.nondeterministic_seeded in target.tags:
         yield "random", "a random operator: an engine would repeat the same numbers"

@@ -16,7 +16,8 @@ from torch import fx
 from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
-from .lowering import Lowered, viewed
+from .inplace import viewed
+from .lowering import Lowered
 
 aten = torch.ops.aten
 
@@ -108,7 +109,12 @@ def split(lowered: Lowered) -> Split:
                     cuts[root] = None
     main = _LazyGraphModule(gm, _main_graph(gm, cuts))  # it is cut up and never runs itself
     derived = tuple(_derive(gm, group, placeholders) for group in _components(cuts, constant))
-    names = {p.name for p in sources} | {name for piece in derived for name in piece.names}
+    weights = {p.name for p in sources} | {name for piece in derived for name in piece.names}
+    # Without elements there is nothing to set, and TensorRT knows no such weight: an input like others.
+    names = {
+        p.name for p in main.graph.find_nodes(op="placeholder")
+        if p.name in weights and p.meta["val"].numel()
+    }  # fmt: skip
     return Split(main, len(placeholders), derived, frozenset(names), lowered.sources)
 
 
