@@ -1,0 +1,118 @@
+"""Random graphs without a GPU, and the judge that compares them."""
+
+from __future__ import annotations
+
+import time
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz import check, run
+from tests.fuzz.draw import graphs
+from tests.fuzz.graph import Graph, Input, Ref, Step
+from tests.fuzz.judge import Judge
+from tests.fuzz.registry import OPERATORS
+from trt_stripped_backend.ops.net import Net
+
+SMALL = Graph(
+    inputs=(Input((3, 4), weight=True), Input((2, 3), torch.float16, "transposed"), Input((2, 1), torch.int64)),
+    steps=(
+        Step("own.cast", (Ref("x1"), torch.float32)),
+        Step("torch.matmul", (Ref("v0"), Ref("x0"))),
+        Step("torch.add", (Ref("v1"), Ref("x2")), {"alpha": 2}),
+        Step("torch.split", (Ref("v2"), 3, -1)),
+    ),
+    outputs=("v3", "v4"),
+)
+
+
+@pytest.mark.parametrize(("order", "built"), [(0, False), (1, True)])
+def test_random_graphs(order: int, built: bool) -> None:
+    totals = run.Totals()
+    run.chunk(order, 8 if not built else 4, base=2, device="cpu", built=built, totals=totals)
+    assert not totals.failures, "\n".join(totals.failures)
+    assert totals.engines > 0
+    assert totals.inside > 0.7 * totals.nodes
+    assert totals.checked > 20 * totals.open
+
+
+def test_every_operator_is_drawn_and_reaches_the_backend() -> None:
+    names: set[str] = set()
+
+    @seed(0)
+    @settings(
+        max_examples=25, database=None, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(graphs(3))
+    def draw(graph: Graph) -> None:
+        assert 3 <= len(graph.steps) <= 15
+        assert len({type(one) for one in graph.make()}) == 1
+        names.update(step.fn for step in graph.steps)
+
+    draw()
+    assert len(names) > sum(map(len, OPERATORS.values())) / 5
+
+
+def test_a_small_graph_is_right() -> None:
+    found = check.check(SMALL, built=True, mode="general")
+    assert (found.engines, found.inside, found.nodes) == (1, 3, 3)
+    assert (found.checked, found.open) == (8, 0)
+
+
+def test_a_converter_that_is_off_is_found_and_the_code_shows_it() -> None:
+    matmul = Net.matmul
+    wrong = mock.patch.object(Net, "matmul", lambda net, a, b, **k: net.mul(matmul(net, a, b, **k), 1.5))
+    with wrong, pytest.raises(AssertionError, match=r"output 0: .* elements: at .* there is") as raised:
+        check.check(SMALL)
+    with wrong, pytest.raises(AssertionError, match=r"output 0: .* elements: at .* there is"):
+        exec(str(raised.value).partition("\n\n")[2], {})
+
+
+def test_a_build_that_fails_and_an_operator_that_raises_are_wrong() -> None:
+    from trt_stripped_backend.errors import BuildFailed
+
+    with mock.patch.object(check, "build", side_effect=BuildFailed("no tactic")):
+        assert check.found_in(SMALL, built=True).wrong == "is not built: no tactic"
+    with mock.patch.object(Net, "matmul", side_effect=ValueError("rank")):
+        assert check.found_in(SMALL).wrong == "raises ValueError: rank"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_judge_knows_roundings_from_errors(dtype: torch.dtype) -> None:
+    steps = (Step("torch.exp", (Ref("x0"),)), Step("torch.sum", (Ref("v0"), -1)), Step("torch.floor", (Ref("v1"),)))
+    graph = Graph((Input((50, 8), dtype),), steps, ("v1", "v2"))
+    inputs = graph.make()
+    judge = Judge(graph, inputs)
+    total, whole = graph(*inputs)
+    eps = torch.finfo(dtype).eps
+    assert not judge([total, whole]).wrong
+    assert not judge([total * (1 + 2 * eps), whole]).wrong
+    assert "output 0: 50 of 50" in judge([total * (1 + 200 * eps), whole]).wrong
+    assert "output 1" in judge([total, whole + 1]).wrong
+    assert "in PyTorch" in judge([total.double(), whole]).wrong
+    assert "in PyTorch" in judge([total[1:], whole]).wrong
+    assert "1 outputs" in judge([total]).wrong
+    assert "1 of 50" in judge([total.index_fill(0, torch.tensor(3), float("nan")), whole]).wrong
+
+
+def test_what_roundings_decide_is_not_compared() -> None:
+    same = Step("torch.mul", (Ref("x0"), 1 / 3)), Step("torch.div", (Ref("x0"), 3))
+    graph = Graph((Input((64,)),), (*same, Step("torch.lt", (Ref("v0"), Ref("v1")))), ("v2",))
+    judge = Judge(graph, graph.make())
+    verdict = judge([~graph(*graph.make())[0]])
+    assert verdict.open > 50
+    assert verdict.checked + verdict.open == 64
+
+
+def test_a_run_stops_in_time_and_counts_add_up() -> None:
+    assert run.run(100, base=0, device="cpu", built=False, until=time.monotonic() - 1).graphs == 0
+    one, other = run.Totals(), run.Totals()
+    one.add(SMALL, check.Found(engines=2, inside=3, nodes=4, checked=5, open=6, reasons=("a",)))
+    other.merge(vars(one))
+    other.merge(vars(one))
+    assert (other.graphs, other.engines, other.nodes, other.reasons["a"]) == (2, 4, 8, 2)
+    assert other.steps["torch.matmul"] == 2
+    assert "2 graphs, 4 engines, 6 of 8 operators inside (75.0%)" in str(other)

@@ -1,0 +1,1 @@
+"""Random graphs of supported operators with odd shapes, layouts and types: each lowered, cut, built and run."""

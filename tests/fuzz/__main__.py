@@ -1,0 +1,49 @@
+"""Random graphs through the backend: ``python -m tests.fuzz --graphs 2000 --build``, or ``--device cuda`` on a GPU.
+
+Prints each failure as code that shows it, shrunk; ends with 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from .run import run, run_processes
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--graphs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: on the emulated network")
+    parser.add_argument("--build", action="store_true", help="on the CPU: build every engine with TensorRT too")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing after so many")
+    parser.add_argument("--shard", default="0/1", help="INDEX/COUNT")
+    parser.add_argument("--out", type=Path, help="where to write the counts, as JSON")
+    parser.add_argument("--reasons", action="store_true", help="print why operators stay in PyTorch")
+    given = parser.parse_args(arguments)
+    if given.jobs > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            totals = run_processes(arguments, given.jobs, Path(folder))
+    else:
+        shard, shards = map(int, given.shard.split("/"))
+        totals = run(
+            given.graphs, base=given.seed, device=given.device, built=given.build,
+            until=time.monotonic() + 60 * given.minutes, shard=shard, shards=shards,
+        )  # fmt: skip
+    if given.out:
+        given.out.write_text(json.dumps(asdict(totals)))
+    if given.shard == "0/1":
+        if given.reasons:
+            print(*(f"{times:6} {why}" for why, times in totals.reasons.most_common()), sep="\n")
+        print(totals)
+    return int(bool(totals.failures))
+
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,142 @@
+"""A run of many graphs: seeded chunks, each shrunk to its smallest failure, shared out among processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from .check import Found, found_in, reproduction
+from .draw import graphs
+from .graph import Graph
+
+#: Graphs that hypothesis draws with one seed.
+CHUNK = 25
+#: Seconds to make a failure smaller.
+PATIENCE = 30.0
+#: Engines get their weights in either way, chunk by chunk.
+MODES = ("bound", "general")
+
+
+@dataclass
+class Totals:
+    """What a run has seen so far.
+
+    Attributes:
+        graphs: that PyTorch could run.
+        engines: of these.
+        inside: operators in engines, of ``nodes``.
+        checked: elements compared, and ``open``: not compared.
+        failures: each a text with code that shows it.
+        reasons: why operators stayed in PyTorch.
+        steps: how often each function was called.
+    """
+
+    graphs: int = 0
+    engines: int = 0
+    inside: int = 0
+    nodes: int = 0
+    checked: int = 0
+    open: int = 0
+    failures: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+
+    def add(self, graph: Graph, found: Found) -> None:
+        if not found.invalid:
+            self.graphs += 1
+            self.engines += found.engines
+            self.inside, self.nodes = self.inside + found.inside, self.nodes + found.nodes
+            self.checked, self.open = self.checked + found.checked, self.open + found.open
+            self.reasons.update(found.reasons)
+            self.steps.update(step.fn for step in graph.steps)
+
+    def merge(self, line: dict[str, object]) -> None:
+        """Adds what another process wrote with :meth:`line`."""
+        for name, value in line.items():
+            mine = getattr(self, name)
+            if isinstance(mine, Counter):
+                mine.update(value)
+            else:
+                setattr(self, name, mine + value)
+
+    def __str__(self) -> str:
+        inside, compared = self.inside / max(self.nodes, 1), self.checked / max(self.checked + self.open, 1)
+        return (
+            f"{self.graphs} graphs, {self.engines} engines, {self.inside} of {self.nodes} operators inside "
+            f"({inside:.1%}), {self.checked} elements compared ({compared:.2%}), {len(self.failures)} wrong"
+        )
+
+
+class _Enough(BaseException):
+    """Ends hypothesis' search, which takes any exception that is no ``BaseException`` for a failure."""
+
+
+def chunk(index: int, count: int, *, base: int, device: str, built: bool, totals: Totals) -> None:
+    """Draws and checks ``count`` graphs; what fails is shrunk, and noted in ``totals``."""
+    mode = MODES[index % len(MODES)]
+    shown: list[str] = []
+    until = float("inf")
+
+    @seed(base * 1_000_003 + index)
+    @settings(
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate, Phase.shrink], print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(graphs(index))
+    def run(graph: Graph) -> None:
+        nonlocal until
+        if time.monotonic() > until:
+            raise _Enough
+        found = found_in(graph, device=device, built=built, mode=mode)
+        if not found.wrong:
+            if not shown:  # what comes after a failure makes it smaller
+                totals.add(graph, found)
+            return
+        until = min(until, time.monotonic() + PATIENCE)
+        shown.append(f"WRONG {found.wrong}\n\n{reproduction(graph, device, built, mode)}\n")
+        raise AssertionError
+
+    try:
+        run()
+    except (AssertionError, _Enough):
+        totals.failures.append(min(shown, key=len))
+
+
+def run(count: int, *, base: int, device: str, built: bool, until: float, shard: int = 0, shards: int = 1) -> Totals:
+    """This shard's chunks."""
+    torch.set_num_threads(1)
+    totals = Totals()
+    for index in range(shard, -(-count // CHUNK), shards):
+        if time.monotonic() > until:
+            break
+        chunk(index, min(CHUNK, count - index * CHUNK), base=base, device=device, built=built, totals=totals)
+        for failure in totals.failures[-1:]:
+            sys.stderr.write(failure + "\n")
+    return totals
+
+
+def run_processes(arguments: Sequence[str], jobs: int, out: Path) -> Totals:
+    """One process a shard. One that dies is a failure of its own."""
+    command = [sys.executable, "-m", "tests.fuzz", *arguments, "--jobs", "1"]
+    files = [out / f"{index}.json" for index in range(jobs)]
+    processes = [
+        subprocess.Popen([*command, "--shard", f"{index}/{jobs}", "--out", str(file)])
+        for index, file in enumerate(files)
+    ]
+    totals = Totals()
+    for index, (process, file) in enumerate(zip(processes, files, strict=True)):
+        process.wait()
+        if file.exists():
+            totals.merge(json.loads(file.read_text()))
+        else:
+            totals.failures.append(f"shard {index} of {jobs} died with {process.returncode}")
+    return totals
