@@ -219,19 +219,24 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def perturb(model: nn.Module) -> nn.Module:
+    """Moves biases, scales and running statistics away from zero and one: a dropped one shows."""
+    for module in model.modules():
+        for attribute in ("bias", "weight", "gamma"):
+            value = getattr(module, attribute, None)
+            if isinstance(value, torch.Tensor) and value.ndim == 1 and value.is_floating_point():
+                value.add_(torch.randn_like(value) * 0.1)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.7, 1.3)
+    return model
+
+
 def make(name: str, device: str = "cuda") -> tuple[nn.Module, torch.Tensor]:
     """A model in eval mode with seeded weights in its row's dtype, and an input. A dropped bias or norm scale shows."""
     row = (MODELS | LARGE)[name]
     torch.manual_seed(0)
     with torch.device(device), _default(row.dtype):
-        model = row.make().eval().requires_grad_(False)
-        for module in model.modules():
-            for attribute in ("bias", "weight", "gamma"):
-                value = getattr(module, attribute, None)
-                if isinstance(value, torch.Tensor) and value.ndim == 1 and value.is_floating_point():
-                    value.add_(torch.randn_like(value) * 0.1)
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.7, 1.3)
+        model = perturb(row.make().eval().requires_grad_(False))
         x = torch.randint(0, row.vocabulary, row.shape) if row.vocabulary else torch.randn(row.shape)
     return model, x
