@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..lowering import viewed
+from ..inplace import viewed
 from ..ops.registry import is_getitem
 from ..origin import origin
 from ..partition import WEIGHTS, Partitioned
