@@ -10,12 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import clear_stats, refresh, reports, stats
+    from .api import clear_stats, refresh, reports, stats, wait
     from .cache import EngineCache, open_cache
     from .errors import BadEntry, BuildFailed, CacheError, MissingEngine, OptionError, RefitFailed, TRTStrippedError
     from .options import Options
     from .report import Report
     from .tracing import explain, prebuild
+    from .variant import Variant
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,7 @@ _WHERE = {
     "EngineCache": "cache", "open_cache": "cache",
     "Options": "options",
     "Report": "report", "clear_stats": "api", "refresh": "api", "reports": "api", "stats": "api",
-    "explain": "tracing", "prebuild": "tracing",
+    "explain": "tracing", "prebuild": "tracing", "Variant": "variant", "wait": "api",
 }  # fmt: skip
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "RefitFailed",
     "Report",
     "TRTStrippedError",
+    "Variant",
     "clear_stats",
     "explain",
     "open_cache",
@@ -46,6 +48,7 @@ __all__ = [
     "refresh",
     "reports",
     "stats",
+    "wait",
 ]
 
 

@@ -1,10 +1,11 @@
-"""Small public functions over the running process: counters, and a refresh of weights."""
+"""Small public functions over the running process: counters, a refresh of weights, and the end of pending builds."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from . import report
+from .background import worker
 from .live import refresh_all
 
 
@@ -40,3 +41,19 @@ def refresh(compiled: Any = None) -> None:
         compiled: names the model for the reader; all compiled models are refreshed.
     """
     refresh_all()
+
+
+def wait(compiled: Any = None, timeout: float | None = None) -> bool:
+    """Waits until no engine is being built in the background (``options={"build": "background"}``).
+
+    The next call then runs in the engines, but for those that failed: :func:`reports` and the log tell why. Also to be
+    called before a CUDA graph is captured, which CUDA calls of another thread may spoil.
+
+    Args:
+        compiled: names the model for the reader; the builds of all models are waited for.
+        timeout: seconds to wait at most; None for as long as it takes.
+
+    Returns:
+        Whether all builds are done.
+    """
+    return worker.wait(timeout)

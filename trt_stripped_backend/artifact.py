@@ -26,7 +26,7 @@ from .flavour import load as load_flavour
 from .lowering import Lowered
 from .options import PREFIX, Options
 from .partition import Partitioned
-from .precision import settled_as, tf32_allowed
+from .precision import settlement, tf32_allowed
 from .types import Entry, Json, Key, Partition, Ranges
 from .weights import Derived, Split
 
@@ -167,7 +167,7 @@ def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
         )
     for tf32 in {bool(piece.entry.header["tf32"]) for piece in pieces if piece.entry is not None}:
         if flavour.is_rtx:
-            settled_as(tf32)
+            settlement.made(tf32)
     empty = torch.fx.Graph()
     for name in saved["placeholders"]:
         empty.placeholder(name)

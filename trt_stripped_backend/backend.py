@@ -5,28 +5,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch._dynamo.aot_compile_types import SerializableCallable
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from . import artifact, context, lowering, refit, run
-from .compilation import VALUED, Compilation, Piece, Planned
-from .errors import BuildFailed, NotWarm, OptionError, RefitFailed, TRTStrippedError, Unsupported
+from . import artifact, context, lowering, refit
+from .compilation import VALUED, Compilation, Planned
+from .enginecall import EngineCall
+from .errors import BuildFailed, OptionError, RefitFailed, TRTStrippedError, Unsupported
 from .flavour import load
-from .live import Bundle, LiveWeights
+from .live import LiveWeights
 from .ops.registry import is_getitem
 from .options import Options
 from .partition import Partitioned
-from .profile import contains
-from .report import recent, stats
-from .types import Entry, Rejection
-from .verify import difference
+from .report import recent, stats, warn
+from .types import Rejection
 from .watch import gather
 
 log = logging.getLogger("trt_stripped_backend")
@@ -68,7 +65,7 @@ def trt_stripped(
             return compiled(*args)
         except RefitFailed as error:
             stats.add(fallbacks=1)
-            _warn(f"this call runs in PyTorch: {error}")
+            warn(f"this call runs in PyTorch: {error}")
             return gm(*args)
 
     return Saved(call, *saved) if saved is not None else call
@@ -137,7 +134,16 @@ def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
         raise
     except TRTStrippedError as error:
         return Rejection("", "graph", "device", str(error))
-    return Compilation.of(options, flavour, device)
+    if lowering.to_be_saved():  # what is saved holds its engines, or the keys of engines that there are
+        options = dataclasses.replace(options, build="now")
+    compilation = Compilation.of(options, flavour, device)
+    if compilation.background and compilation.mode in VALUED:
+        raise OptionError(
+            f"build='background' cannot build for refit_mode={compilation.mode!r}: its plans hold the values that the "
+            "weights have at a call, which may change before a worker reads them; use refit_mode='bound' or 'general', "
+            "or build='now'"
+        )
+    return compilation
 
 
 def _callable(
@@ -243,158 +249,15 @@ def _alone(cut: Partitioned, arguments: int) -> tuple[list[int], list[int]] | No
     return [position[n] for n in inputs], [n.args[1] for n in leaving]
 
 
-class EngineCall(nn.Module):
-    """One partition in the split graph: the engine, or PyTorch where the engine failed."""
-
-    def __init__(self, index: int, piece: Piece, compilation: Compilation) -> None:
-        super().__init__()
-        self.index, self.piece, self.compilation = index, piece, compilation
-        self.names = [n.name for n in piece.partition.module.graph.find_nodes(op="placeholder")]
-        inputs = [name for name in self.names if name not in piece.partition.weights]
-        self.inputs = {name: i for i, name in enumerate(inputs)}
-        self.slots = {name: i for i, (name, _) in enumerate(piece.signature.slots)}
-        self.valued: OrderedDict[tuple[Any, ...], run.Runner | None] | None = None
-        self.token: object | None = None
-        self.failed = self.verified = False
-        self.ranges = compilation.ranges(piece)
-        self.places = run.places(piece.signature, inputs)
-        self.lock = threading.Lock()
-        self.runner: run.Runner | None = None
-        if compilation.mode in VALUED:
-            self.valued = OrderedDict()
-        else:
-            self.runner = self._runner(piece.entry)
-            self.failed = self.runner is None
-
-    def forward(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
-        return self.execute(weights, inputs)
-
-    def execute(self, weights: Bundle, inputs: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        if self.ranges and not self.failed:
-            sizes = run.sizes(self.places, inputs)
-            if not contains(self.ranges, sizes):
-                self._widen(sizes)
-        if self.failed:
-            return self.in_torch(weights, *inputs)
-        runner = self.runner if self.valued is None else self._runner_of_values(weights)
-        if runner is None:
-            return self.in_torch(weights, *inputs)
-        try:
-            outputs = runner(weights, inputs)
-        except (torch.OutOfMemoryError, NotWarm):
-            raise
-        except (RuntimeError, TRTStrippedError) as error:
-            return self._fail("build", str(error), self.in_torch(weights, *inputs))
-        if self.compilation.options.verify and not self.verified:
-            self.verified = True
-            reference = self.in_torch(weights, *inputs)
-            found = difference(outputs, reference, tf32=self.compilation.tf32)
-            if found:
-                return self._fail("verify", found, reference)
-        return outputs
-
-    def _widen(self, sizes: Sequence[int]) -> None:
-        """Goes on with an engine that takes these sizes too."""
-        with self.lock:
-            if contains(self.ranges, sizes):
-                return
-            log.info("%s: sizes %s are outside %s", self.piece.partition.name, list(sizes), list(self.ranges))
-            self.ranges = self.compilation.ranges(self.piece, sizes)
-            if self.valued is not None:
-                self.valued.clear()
-                self.token = None
-                return
-            self.runner = self._runner(self.compilation.entry(self.piece, ranges=self.ranges))
-            self.failed, self.verified = self.runner is None, False
-
-    def in_torch(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
-        """The same partition in PyTorch."""
-        slots = weights.slots(self.index)
-        values = [inputs[self.inputs[n]] if n in self.inputs else slots[self.slots[n]] for n in self.names]
-        result: tuple[torch.Tensor, ...] = self.piece.partition.module(*values)
-        return result
-
-    def _runner(self, entry: Entry | None) -> run.Runner | None:
-        device = self.compilation.device
-        if entry is None or device is None:
-            return None
-        options = self.compilation.options
-        pool = refit.pool(entry, device, options.max_weight_sets, options.max_weight_bytes)
-        runner = run.Runner(
-            self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit,
-            self._recorded if self.compilation.options.cuda_graphs else None,
-        )  # fmt: skip
-        runner.preload()
-        return runner
-
-    def _recorded(self, why: str) -> None:
-        """Notes a CUDA graph, or why there is none."""
-        if not why:
-            stats.add(cuda_graphs=1)
-            return
-        note = f"{self.piece.partition.name} runs without CUDA graphs: {' '.join(why.split())}"
-        self.compilation.report.notes.append(note)
-        _warn(note)
-
-    def _runner_of_values(self, weights: Bundle) -> run.Runner | None:
-        """The runner for weights of these values; values that changed mean another key, so a lookup or a build."""
-        assert self.valued is not None
-        if weights.set.token is self.token:
-            return self.runner
-        stamp = weights.set.stamps[self.index]
-        if stamp not in self.valued:
-            names = [slot.name for _, slot in self.piece.signature.slots]
-            values = dict(zip(names, weights.slots(self.index), strict=True))
-            entry = self.compilation.entry(self.piece, values, self.ranges)
-            if self.runner is not None and entry is not None:
-                had, has = (e.header["parts"]["weights"] for e in (self.runner.pool.entry, entry))
-                log.info("%s: weights changed, fingerprint %s → %s", self.piece.partition.name, had, has)
-            while len(self.valued) >= self.compilation.options.max_weight_sets:
-                self.valued.popitem(last=False)
-            self.valued[stamp] = self._runner(entry)
-            self.verified = False
-        self.valued.move_to_end(stamp)
-        self.runner, self.token = self.valued[stamp], weights.set.token
-        return self.runner
-
-    def _fail(self, kind: str, why: str, result: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        part = self.piece.partition
-        self.failed = True
-        self.compilation.reject(Rejection("", part.name, kind, " ".join(why.split())))
-        stats.add(fallbacks=1)
-        if self.compilation.options.require_full:
-            raise BuildFailed(f"{part.name} (require_full): {why}")
-        _warn(f"{part.name} ({part.nodes} operators) runs in PyTorch from now on: {why}")
-        return result
-
-
 def _eager(gm: fx.GraphModule, why: Rejection, options: Options) -> Callable[..., Any]:
     if lowering.to_be_saved():
         raise TRTStrippedError(f"aot_compile: the graph would run in PyTorch: {why.reason}")
     if options.require_full:
         raise BuildFailed(f"require_full: the graph would run in PyTorch: {why.reason}")
     stats.add(fallbacks=1)
-    _warn(f"the model runs in PyTorch: {why.reason}")
+    warn(f"the model runs in PyTorch: {why.reason}")
     return gm
-
-
-_warned: set[str] = set()
-_warn_lock = threading.Lock()
-
-
-def _warn(message: str) -> None:
-    """A log line each time, a warning once."""
-    log.warning(message)
-    with _warn_lock:
-        if message in _warned:
-            return
-        _warned.add(message)
-    warnings.warn(f"trt_stripped: {message}", stacklevel=3)
 
 
 def _needs_grad(args: Sequence[Any]) -> bool:
     return any(a.requires_grad for a in args if isinstance(a, torch.Tensor))
-
-
-def _count_refit(size: int) -> None:
-    stats.add(refits=1, refitted_bytes=size)

@@ -27,7 +27,7 @@ from .ops.registry import bind, is_getitem, registry
 from .options import Options
 from .precision import applied
 from .profile import as_intervals, symbol_names
-from .progress import watched
+from .progress import ending, watched
 from .sizes import dim, evaluate, interval, may_be, size
 from .types import BlobStore, Entry, Json, Key, Partition, Ranges, Signature, dtype_name
 
@@ -68,6 +68,8 @@ def build(
         BuildFailed: TensorRT refused the network; the message carries TensorRT's own.
     """
     messages.clear()
+    if ending.is_set():
+        raise BuildFailed(f"{partition.name}: not built, the process ends")
     start = time.perf_counter()
     try:
         # Compiler callbacks run under an active FakeTensorMode; literals are real.

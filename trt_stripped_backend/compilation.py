@@ -24,7 +24,8 @@ from .ops.library import lookup
 from .ops.registry import is_getitem
 from .options import Options
 from .partition import Partitioned, partition
-from .precision import exact_in_tf32, half_sums_allowed, settled, tf32_allowed
+from .precision import Settlement, exact_in_tf32, half_sums_allowed, settlement, tf32_allowed
+from .progress import ending
 from .report import EngineReport, Report, stats
 from .types import Entry, Json, Key, Partition, Ranges, Rejection, Signature
 from .view.drawing import derived_weights, draw, op_name
@@ -42,12 +43,14 @@ class Piece:
     Attributes:
         graph: its canonical form.
         entry: the engine; None if the build failed, if only a look was asked for, or if the mode needs values first.
+        pending: it is not in the cache, and is to be built in the background.
     """
 
     partition: Partition
     signature: Signature
     graph: Json
     entry: Entry | None
+    pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Compilation:
         look_only: search the cache, and build nothing.
         exact: TF32 loses nothing of the products of the graph that was planned last.
         drawn: the report gets a drawing of the graph.
+        settlement: what was settled on TF32 where the engines will run.
     """
 
     options: Options
@@ -81,6 +85,7 @@ class Compilation:
     look_only: bool = False
     exact: bool = False
     drawn: bool = False
+    settlement: Settlement = settlement
 
     @classmethod
     def of(
@@ -89,7 +94,18 @@ class Compilation:
         mode, why = refit_mode(options, flavour)
         report = Report(flavour=str(flavour), mode=mode, why=why)
         cache = None if mode == "immutable" else _cache(options)
-        return cls(options, flavour, mode, device, cache, tf32_allowed(), half_sums_allowed(), report, look_only)
+        # Nothing runs here without a device, so nothing is settled: a look tells what this process would do next, a
+        # plan is for a process that starts with it.
+        stand = settlement if device is not None else Settlement(settlement if look_only else None)
+        return cls(
+            options, flavour, mode, device, cache, tf32_allowed(), half_sums_allowed(), report, look_only,
+            settlement=stand,
+        )  # fmt: skip
+
+    @property
+    def background(self) -> bool:
+        """Whether engines are built by a worker while their partitions run in PyTorch."""
+        return self.options.build == "background" and self.device is not None
 
     def plan(self, lowered: Lowered) -> Planned:
         """Partitions of a lowered graph with their entries, in the order of execution.
@@ -110,10 +126,13 @@ class Compilation:
         for part in cut.partitions:
             graph, signature = canonical(part)
             piece = Piece(part, signature, graph, None)
-            entry = self.entry(piece) if self.mode not in VALUED else None
-            if self.look_only and self.mode in VALUED:
+            if self.mode not in VALUED:
+                entry = self.entry(piece, build=not self.background)
+                pending = entry is None and self.report.partitions[-1].status == "pending"
+                piece = Piece(part, signature, graph, entry, pending)
+            elif self.look_only:
                 self._note(piece, None, None, "unknown", 0.0)
-            pieces.append(Piece(part, signature, graph, entry))
+            pieces.append(piece)
         if self.options.require_full and self.report.rejections:
             listed = "\n  ".join(map(str, self.report.rejections))
             raise BuildFailed(f"require_full: these would run in PyTorch:\n  {listed}")
@@ -124,14 +143,16 @@ class Compilation:
         return profile.ranges(piece.partition, piece.signature, self.options.dynamic_range, values)
 
     def entry(
-        self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None, ranges: Ranges | None = None
-    ) -> Entry | None:
+        self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None, ranges: Ranges | None = None,
+        *, build: bool = True,
+    ) -> Entry | None:  # fmt: skip
         """The engine of a piece: in use already, from the cache, or built. None, with a Rejection, if it cannot be had.
 
         Args:
             piece: the partition in canonical form.
             values: its weights by slot name, in the layout of their slots, for the modes that need them.
             ranges: those of its dynamic sizes; None for :meth:`ranges`.
+            build: False leaves one that neither is in use nor cached for later.
         """
         ranges = self.ranges(piece) if ranges is None else ranges
         try:
@@ -149,26 +170,23 @@ class Compilation:
             half_sums=self.half_sums,
         )
         parts = {"graph": piece.graph, **environ}
-        if ranges:
-            parts["ranges"] = [list(one) for one in ranges]
         if values is not None:
             parts["weights"] = fingerprint(list(values.values()))
-        key = make_key(parts)
+        key = make_key({**parts, "ranges": _listed(ranges)} if ranges else parts)
         start = time.perf_counter()
         entry, status = None, "failed"
         try:
-            entry, status = self._found_or_built(piece, key, values, ranges, tf32)
+            entry, status = self._found(parts, key, ranges)
+            if entry is None and not self.look_only:
+                entry, status = self._built(piece, key, values, ranges, tf32) if build else (None, "pending")
         except BuildFailed as error:
             self.reject(Rejection("", piece.partition.name, "build", " ".join(str(error).split())))
+            status = "failed"
         self._note(piece, key, entry, status, time.perf_counter() - start)
         return entry
 
     def _tf32(self) -> bool:
-        if not self.flavour.is_rtx:
-            return self.tf32
-        if self.device is None or self.look_only:  # nothing runs here, so nothing is settled
-            return self.tf32 or self.exact
-        return settled(self.tf32, self.exact)
+        return self.settlement.tf32(self.tf32, self.exact) if self.flavour.is_rtx else self.tf32
 
     def reject(self, *rejections: Rejection) -> None:
         """Keeps and logs why something stays in PyTorch."""
@@ -176,22 +194,34 @@ class Compilation:
         for rejection in rejections:
             log.info("in PyTorch: %s", rejection)
 
-    def _found_or_built(
+    def _found(self, parts: dict[str, Json], key: Key, ranges: Ranges) -> tuple[Entry | None, str]:
+        """What is in use or cached, of a key or of one that differs in nothing but the sizes to optimize for.
+
+        RTX compiles kernels for the sizes that it meets, so there any such engine does: one that was built ahead serves
+        whatever size comes first.
+        """
+        near = profile.neighbours(ranges) if self.flavour.is_rtx else ()
+        keys = [key, *(make_key({**parts, "ranges": _listed(one)}) for one in near)]
+        for one in keys:
+            in_use = refit.loaded(one.digest, self.device) if self.device is not None else None
+            if in_use is not None:
+                return in_use, "shared"
+        for one in keys:
+            found = self.cache.get(one) if self.cache is not None else None
+            if found is not None:
+                return found, "hit"
+        return None, "miss"
+
+    def _built(
         self, piece: Piece, key: Key, values: Mapping[str, torch.Tensor] | None, ranges: Ranges, tf32: bool
     ) -> tuple[Entry | None, str]:
-        in_use = refit.loaded(key.digest, self.device) if self.device is not None else None
-        if in_use is not None:
-            return in_use, "shared"
-        found = self.cache.get(key) if self.cache is not None else None
-        if found is not None or self.look_only:
-            return found, "hit" if found is not None else "miss"
         make = functools.partial(
             build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=self.options,
             tf32=tf32, values=values, timings=self._timings(), ranges=ranges, half_sums=self.half_sums,
         )  # fmt: skip
         if self.cache is None:
             return make(), "built"
-        with self.cache.building(key) as other:
+        with self.cache.building(key, ending.is_set) as other:
             if other is not None:
                 return other, "hit"
             entry = make()
@@ -221,12 +251,13 @@ class Compilation:
         if self.cache is not None and key is not None and status in ("miss", "built"):
             differs = tuple(self.cache.explain_miss(key))
         specs = [slot.spec for _, slot in piece.signature.slots]
+        name = entry.key if entry is not None else key.digest if key is not None else ""
         report = EngineReport(
-            part.name, part.nodes, dict(ops), key.digest if key is not None else "", status, seconds, saved,
+            part.name, part.nodes, dict(ops), name, status, seconds, saved,
             len(entry.plan) if entry else 0, len(specs), sum(s.nbytes for s in specs), differs, self.report.graphs - 1,
         )  # fmt: skip
-        self.report.partitions.append(report)
-        counts: dict[str, float] = {"engines": status != "failed", "saved_seconds": saved}
+        self.report.note(report)
+        counts: dict[str, float] = {"engines": status not in ("failed", "pending"), "saved_seconds": saved}
         names = {"built": "builds", "hit": "hits", "shared": "shared", "failed": "fallbacks"}
         counts |= {names[status]: 1} if status in names else {}
         counts |= {"misses": 1, "build_seconds": built} if status in ("built", "miss") else {}
@@ -235,6 +266,10 @@ class Compilation:
             return
         log.info("%s", report)
         log.debug("key %s: %s", key.digest[:12], {name: digest(value)[:12] for name, value in key.parts.items()})
+
+
+def _listed(ranges: Ranges) -> Json:
+    return [list(one) for one in ranges]
 
 
 def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:

@@ -228,6 +228,12 @@ def _scratch(stream: torch.cuda.Stream, size: int) -> torch.Tensor:
         return have
 
 
+def forget(stream: torch.cuda.Stream) -> None:
+    """Frees the scratch memory of a stream that is idle, unless a context still holds it."""
+    with _memory_lock:
+        _scratches.pop((stream.device.index, stream.cuda_stream), None)
+
+
 def placeholder(device: torch.device) -> int:
     """An address for empty tensors, which have none of their own and which TensorRT wants."""
     with _memory_lock:

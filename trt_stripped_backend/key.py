@@ -2,8 +2,9 @@
 
 The graph is written down in canonical form: nodes in post-order from the outputs, numbered by position, so that FX
 names, module paths and the order in which Python met the nodes do not matter; arguments by schema name with defaults
-filled in; floats by their bits; constants by the SHA-256 of their bytes. An argument of unknown type raises: a key
-never guesses.
+filled in; floats by their bits; constants by the SHA-256 of their bytes. Copies are left out: PyTorch makes them to
+change the layout, where its kernels for one device want it and those for another do not, and a network has none. An
+argument of unknown type raises: a key never guesses.
 """
 
 from __future__ import annotations
@@ -113,6 +114,9 @@ class _Canonical:
                 stack.append((node, True))
                 stack.extend((i, False) for i in reversed(node.all_input_nodes) if i not in self.number)
                 continue
+            if _is_copy(node):
+                self.number[node] = self.number[node.args[0]]  # type: ignore[index]
+                continue
             record = self._record(node)
             self.number[node] = len(self.nodes)
             self.nodes.append(record)
@@ -159,6 +163,17 @@ class _Canonical:
         if isinstance(value, torch.dtype):
             return {"dtype": dtype_name(value)}
         raise Unsupported(f"an argument of type {type(value).__name__} ({value!r}) has no canonical form")
+
+
+def _is_copy(node: fx.Node) -> bool:
+    """Whether a node makes what it is given, in other memory."""
+    if node.target not in _COPIES:
+        return False
+    given = node.args[0]
+    return isinstance(given, fx.Node) and given.meta["val"].dtype == node.meta["val"].dtype
+
+
+_COPIES = (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default)
 
 
 def _literal(value: torch.Tensor) -> Json:

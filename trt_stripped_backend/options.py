@@ -204,8 +204,14 @@ class Options:
         "warn", _parse_choice("warn", "raise"), "what cache trouble does: warn once and go on without, or raise",
         key="no: it changes what is raised, not what is built",
     )  # fmt: skip
+    build: str = _option(
+        "now", _parse_choice("now", "background"),
+        "now: the first call waits until its engines are built; background: it runs in PyTorch, as all calls do until "
+        "a worker thread has built them",
+        key="no: it says when a plan is built, not what it is",
+    )  # fmt: skip
     progress: bool | None = _option(
-        None, _optional(_parse_bool), "show builds on stderr; None: where it is a terminal",
+        None, _optional(_parse_bool), "show builds on stderr; None: where it is a terminal and a caller waits",
         key="no: it changes what is seen, not what is built",
     )  # fmt: skip
     embed_engines: bool = _option(

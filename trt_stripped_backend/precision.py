@@ -4,7 +4,7 @@ TensorRT-RTX ignores a cleared ``BuilderFlag.TF32`` (seen on 1.6.1: relative err
 variable ``NVIDIA_TF32_OVERRIDE``, which must read the same when an engine is built, when a context is made from it and
 when it is refitted. So all three happen inside :func:`applied`, whatever the variable holds outside. And the first
 engine of a process decides for all: what comes after one with TF32 rounds to it, whatever the variable then says.
-:func:`settled` keeps to that.
+:class:`Settlement` keeps to that. Plans do not depend on what was built before them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ PRODUCTS = frozenset({
     "aten._embedding_bag_forward_only",
 })  # fmt: skip
 _VARIABLE = "NVIDIA_TF32_OVERRIDE"
-_held = threading.RLock()
-_changing = threading.Lock()  # held for moments only, so that nobody waits for a build to ask what is allowed
-_users: list[str | None] = []  # what the variable was before each holder, the outermost first
-_first: bool | None = None  # whether the first engine of this process had TF32
+_turns = threading.Condition()  # held for moments only, so that nobody waits for a build to ask what is allowed
+_holders: list[int] = []  # the threads inside of :func:`applied`
+_settings: list[tuple[bool, str | None]] = []  # what applies and what the variable was before, the outermost first
 
 
 def tf32_allowed() -> bool:
@@ -46,8 +45,8 @@ def half_sums_allowed() -> bool:
 
 def _user() -> str | None:
     """The variable as the user set it."""
-    with _changing:
-        return _users[0] if _users else os.environ.get(_VARIABLE)
+    with _turns:
+        return _settings[0][1] if _settings else os.environ.get(_VARIABLE)
 
 
 def exact_in_tf32(graph: fx.Graph) -> bool:
@@ -59,60 +58,80 @@ def exact_in_tf32(graph: fx.Graph) -> bool:
     return not any(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values)
 
 
-def settled(tf32: bool, exact: bool) -> bool:
-    """Whether an engine of this process gets TF32.
+class Settlement:
+    """Whether the engines of a process get TF32, which the first of them decides for all.
 
     Args:
-        tf32: what :func:`tf32_allowed` said.
-        exact: what :func:`exact_in_tf32` said of the whole graph that the engine is a piece of.
-
-    Raises:
-        Unsupported: it must not, and an earlier engine had it.
+        like: starts as another one stands now.
     """
-    global _first
-    wanted = tf32 or (_user() != "0" and exact)
-    with _changing:
-        if _first is None:
-            _first = wanted
-        if _first and not wanted:
-            raise Unsupported(
-                "its float32 products may not round to TF32, and the first engine of this process may, which NVIDIA's "
-                f"libraries keep to: start the process with {_VARIABLE}=0, or allow TF32 "
-                "(torch.backends.cuda.matmul.allow_tf32 = True)"
-            )
-        return wanted and _first
+
+    def __init__(self, like: Settlement | None = None) -> None:
+        self._first: bool | None = like._first if like is not None else None
+
+    def tf32(self, allowed: bool, exact: bool) -> bool:
+        """Whether the next engine gets TF32.
+
+        Args:
+            allowed: what :func:`tf32_allowed` said.
+            exact: what :func:`exact_in_tf32` said of the whole graph that the engine is a piece of.
+
+        Raises:
+            Unsupported: it must not, and an earlier engine had it.
+        """
+        wanted = allowed or (_user() != "0" and exact)
+        self._settle(wanted, "start the process with", ", or allow TF32 (torch.backends.cuda.matmul.allow_tf32 = True)")
+        return wanted and bool(self._first)
+
+    def made(self, tf32: bool) -> None:
+        """Notes that this process runs an engine that was made elsewhere, with TF32 or without.
+
+        Raises:
+            Unsupported: it must be without, and an earlier engine had it.
+        """
+        self._settle(tf32, "load it first, or start the process with", "")
+
+    def _settle(self, wanted: bool, way_out: str, more: str) -> None:
+        with _turns:
+            if self._first is None:
+                self._first = wanted
+            if self._first and not wanted:
+                raise Unsupported(
+                    "its float32 products may not round to TF32, and the first engine of this process may, which "
+                    f"NVIDIA's libraries keep to: {way_out} {_VARIABLE}=0{more}"
+                )
 
 
-def settled_as(tf32: bool) -> None:
-    """Notes that this process runs an engine that was made elsewhere, with TF32 or without.
-
-    Raises:
-        Unsupported: it must be without, and an earlier engine had it.
-    """
-    global _first
-    with _changing:
-        _first = tf32 if _first is None else _first
-        if _first and not tf32:
-            raise Unsupported(
-                "its float32 products may not round to TF32, and the first engine of this process may, which NVIDIA's "
-                f"libraries keep to: load it first, or start the process with {_VARIABLE}=0"
-            )
+#: This process's.
+settlement = Settlement()
 
 
 @contextlib.contextmanager
 def applied(tf32: bool) -> Iterator[None]:
-    """While open, NVIDIA's libraries read that TF32 is off, or decide by themselves. One holder at a time."""
-    with _held:
-        with _changing:
-            before = os.environ.get(_VARIABLE)
-            _users.append(before)
+    """While open, NVIDIA's libraries read that TF32 is off, or decide by themselves.
+
+    Threads that want the same are inside together, so that an engine is loaded while another one is built; those that
+    want the other wait. A thread may change its mind inside, once it is alone there.
+    """
+    me = threading.get_ident()
+
+    def shared() -> bool:
+        return len(_settings) == 1 and _settings[0][0] == tf32
+
+    with _turns:
+        _turns.wait_for(lambda: not _settings or shared() or set(_holders) == {me})
+        own = not shared()
+        if own:
+            _settings.append((tf32, os.environ.get(_VARIABLE)))
             _set(None if tf32 else "0")
-        try:
-            yield
-        finally:
-            with _changing:
-                _users.pop()
-                _set(before)
+        _holders.append(me)
+    try:
+        yield
+    finally:
+        with _turns:
+            _holders.remove(me)
+            if not _holders or (own and len(_settings) > 1):
+                _set(_settings.pop()[1])
+            _turns.notify_all()
 
 
 def _set(value: str | None) -> None:

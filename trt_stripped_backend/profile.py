@@ -7,6 +7,7 @@ second token on.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from .types import Partition, Ranges, Signature
 
 #: Largest size where nobody sets a limit, unless four times the example is larger.
 REACH = 4096
+#: From here on a limit is that of some CUDA kernel's grid, which PyTorch names on a GPU and not elsewhere.
+GRID = 65535
 #: TensorRT's limit on the elements of one tensor.
 MAX_ELEMENTS = 2**31 - 1
 
@@ -39,7 +42,7 @@ def ranges(
     chosen: dict[str, tuple[int, int, int]] = {}
     for symbol, value in zip(signature.symbols, values or [s.example for s in signature.symbols], strict=True):
         low, high = symbol.low, symbol.high
-        if high is None:
+        if high is None or high >= GRID:
             within = limits is not None and limits[0] <= value <= limits[1]
             low, high = (max(low, limits[0]), limits[1]) if within and limits else (low, max(_power(4 * value), REACH))
         low, high = min(low, value), max(high, value)
@@ -53,6 +56,22 @@ def ranges(
             break
         chosen[widest] = low, best, max(high // 2, best)
     return tuple(chosen[symbol.name] for symbol in signature.symbols)
+
+
+def neighbours(ranges: Ranges) -> list[Ranges]:
+    """The same ranges with other sizes to optimize for, the nearest first: the most likely ones, where many vary."""
+    choices = []
+    for low, best, high in ranges:
+        sizes = [*(1 << k for k in range(41) if low <= 1 << k < high), high]
+        near = sizes.index(best)
+        far = _FAR.get(len(ranges), 1)
+        choices.append([(abs(k - near), (low, s, high)) for k, s in enumerate(sizes) if abs(k - near) <= far])
+    found = sorted(itertools.product(*choices), key=lambda steps: sum(step for step, _ in steps))
+    return [tuple(one for _, one in steps) for steps in found[1 : _MOST + 1]]
+
+
+#: How many neighbours there are at most, and by how many powers of two each of so many sizes may differ.
+_MOST, _FAR = 16, {1: 41, 2: 4}
 
 
 def contains(ranges: Ranges, values: Sequence[int]) -> bool:

@@ -19,6 +19,9 @@ from .flavour import trt
 
 log = logging.getLogger("trt_stripped_backend")
 
+#: Set when the interpreter ends: builds are given up at TensorRT's next step, and none is begun.
+ending = threading.Event()
+
 
 @contextmanager
 def watched(config: Any, name: str, show: bool | None, stream: TextIO | None = None) -> Iterator[None]:
@@ -30,12 +33,13 @@ def watched(config: Any, name: str, show: bool | None, stream: TextIO | None = N
     Args:
         config: the builder config.
         name: what is built.
-        show: whether to show it; None if ``stream`` is a terminal.
+        show: whether to show it; None if ``stream`` is a terminal, and the program's main thread builds.
         stream: default: ``sys.stderr``.
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream is not None and stream.isatty()
-    view = None if stream is None or not (terminal if show is None else show) else (Bars if terminal else Lines)
+    wanted = terminal and threading.current_thread() is threading.main_thread() if show is None else show
+    view = None if stream is None or not wanted else (Bars if terminal else Lines)
     with _deferred() as pending:
         shown = view(name, stream) if view is not None else None
         config.progress_monitor = monitor = _monitor_type()(pending, shown)
@@ -87,7 +91,7 @@ def _monitor_type() -> Any:
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self.tell("step", phase_name, step + 1)
-            return not self.pending
+            return not (self.pending or ending.is_set())
 
         def phase_finish(self, phase_name: str) -> None:
             self.tell("finish", phase_name)

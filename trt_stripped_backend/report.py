@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import warnings
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +16,8 @@ from rich.console import ConsoleRenderable
 from .types import Json, Rejection
 from .view import page, text
 from .view.drawing import DerivedWeight, Drawing
+
+log = logging.getLogger("trt_stripped_backend")
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class EngineReport:
         ops: how many of each.
         key: digest of its key.
         status: ``hit`` (from the cache), ``shared`` (loaded already in this process), ``built``, ``miss`` (explain does
-            not build), ``unknown`` (the key needs the weights' values), or ``failed``.
+            not build), ``pending`` (to be built in the background), ``unknown`` (the key needs the weights' values), or
+            ``failed``.
         seconds: of the build or of the lookup.
         saved_seconds: what a hit did not spend on building.
         plan_bytes: size of the plan.
@@ -86,13 +92,21 @@ class Report:
         """An empty report of the same setting."""
         return Report(flavour=self.flavour, mode=self.mode, why=self.why)
 
+    def note(self, engine: EngineReport) -> None:
+        """Adds an engine, in place of what was said while it was pending."""
+        for index, before in enumerate(self.partitions):
+            if (before.name, before.graph, before.status) == (engine.name, engine.graph, "pending"):
+                self.partitions[index] = engine
+                return
+        self.partitions.append(engine)
+
     @property
     def hits(self) -> int:
         return sum(p.status in ("hit", "shared") for p in self.partitions)
 
     @property
     def misses(self) -> int:
-        return sum(p.status in ("built", "miss", "failed") for p in self.partitions)
+        return sum(p.status in ("built", "miss", "pending", "failed") for p in self.partitions)
 
     @property
     def builds(self) -> int:
@@ -145,6 +159,20 @@ class Report:
         return text.plain(self)
 
 
+def merged(reports: Sequence[Report]) -> Report:
+    """One report of several of the same setting, whose graphs are counted on."""
+    total = reports[0].anew()
+    for one in reports:
+        total.partitions += [replace(p, graph=p.graph + total.graphs) for p in one.partitions]
+        total.graphs += one.graphs
+        total.nodes += one.nodes
+        total.rejections += one.rejections
+        total.notes += one.notes
+        total.derived_weights += one.derived_weights
+        total.drawings += one.drawings
+    return total
+
+
 class Stats:
     """Counters; thread-safe."""
 
@@ -175,3 +203,15 @@ class Stats:
 stats = Stats()
 #: Reports of the latest compilations, oldest first.
 recent: deque[Report] = deque(maxlen=256)
+_warned: set[str] = set()
+_warn_lock = threading.Lock()
+
+
+def warn(message: str) -> None:
+    """A log line each time, a warning once."""
+    log.warning(message)
+    with _warn_lock:
+        if message in _warned:
+            return
+        _warned.add(message)
+    warnings.warn(f"trt_stripped: {message}", stacklevel=3)

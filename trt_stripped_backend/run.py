@@ -8,11 +8,11 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from .context import Call, Context, Side, current_handle, empty_cuda, placeholder, side_stream
+from .context import Call, Context, Side, current_handle, empty_cuda, forget, placeholder, side_stream
 from .errors import NotWarm, RefitFailed
 from .flavour import messages
 from .graphs import Recorded, run_and_record
@@ -40,6 +40,27 @@ def places(signature: Signature, inputs: Sequence[str]) -> Places:
 def sizes(places: Places, inputs: Sequence[Any]) -> tuple[int, ...]:
     """The values of the dynamic sizes in a call."""
     return tuple(inputs[i] if dim is None else inputs[i].shape[dim] for i, dim in places)
+
+
+class Seen(NamedTuple):
+    """What a call that ran in PyTorch had, for :meth:`Runner.warm`.
+
+    Attributes:
+        weights: the call's.
+        sizes: its dynamic sizes.
+        event: after which the weights are what the caller saw.
+    """
+
+    weights: Bundle
+    sizes: tuple[int, ...]
+    event: torch.cuda.Event
+
+
+def seen(weights: Bundle, sizes: tuple[int, ...]) -> Seen:
+    """What the running call has, in the order of the caller's stream."""
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(weights.live.device))
+    return Seen(weights, sizes, event)
 
 
 class _Thread(threading.local):
@@ -83,6 +104,7 @@ class Runner:
         self._bound = pool.entry.header["mode"] == "bound"
         self._plain = self._bound or pool.entry.header["mode"] == "immutable"  # nothing to refit
         self._thread = _Thread()
+        self._lock = threading.Lock()
         self._preloading: Future[tuple[Engine, Context] | None] | None = None
 
     def preload(self) -> None:
@@ -110,7 +132,9 @@ class Runner:
         return Call(values, [(i, spec, spec.stride) for i, spec in inputs], made, shapes, expected)
 
     def _call_of(self, inputs: Sequence[Any]) -> Call:
-        values = sizes(self._places, inputs)
+        return self._call_at(sizes(self._places, inputs))
+
+    def _call_at(self, values: tuple[int, ...]) -> Call:
         call = self._calls.get(values)
         if call is None:
             call = self._calls[values] = self._call(values)
@@ -175,6 +199,31 @@ class Runner:
         if context.fresh:
             self._save_kernels(context)
         return outputs
+
+    def warm(self, seen: Seen) -> None:
+        """Does here what a first call does once: loads the engine, refits it, compiles its kernels, runs it on zeros.
+
+        The context is left to the next thread that needs one.
+        """
+        with torch.cuda.device(self._ordinal):
+            stream = side_stream(self.device).stream
+            with torch.cuda.stream(stream):
+                stream.wait_event(seen.event)
+                inputs: list[Any] = [None] * len(self._given)
+                for position, spec, stride in (self._fixed or self._call_at(seen.sizes)).inputs:
+                    inputs[position] = empty_cuda(spec.shape, stride, spec.dtype).zero_()
+                for (position, dim), size in zip(self._places, seen.sizes, strict=True):
+                    if dim is None:
+                        inputs[position] = size
+                self._run(seen.weights, inputs)
+                stream.synchronize()
+            forget(stream)
+            engine = self.pool.engine(seen.weights, self.index)
+        context = self._thread.contexts.pop(engine)
+        context.leave()
+        self._thread.context = None
+        self._preloading = Future()
+        self._preloading.set_result((engine, context))
 
     def _stream(self, side: Side | None) -> torch.cuda.Stream:
         return side.stream if side is not None else torch.cuda.current_stream(self._ordinal)
@@ -321,7 +370,8 @@ class Runner:
         if context is None:
             if recording:
                 raise NotWarm(_COLD.format("the engine has not run in this thread"))
-            loading, self._preloading = self._preloading, None
+            with self._lock:  # or two threads would share a context
+                loading, self._preloading = self._preloading, None
             loaded = loading.result() if loading is not None else None
             ahead = loaded is not None and loaded[0] is engine
             context = contexts[engine] = loaded[1] if loaded and ahead else Context(engine, self._saved_kernels())

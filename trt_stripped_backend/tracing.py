@@ -20,9 +20,11 @@ from . import lowering
 from .compilation import VALUED, Compilation
 from .errors import BuildFailed, OptionError, TRTStrippedError
 from .flavour import load
+from .layouts import as_on_cuda
 from .options import Options
-from .report import Report, stats
+from .report import Report, merged, stats
 from .types import Rejection
+from .variant import Variant, copy_marks
 
 
 def explain(model: Callable[..., Any], *args: Any, options: Any = None, **kwargs: Any) -> Report:
@@ -41,25 +43,38 @@ def explain(model: Callable[..., Any], *args: Any, options: Any = None, **kwargs
     """
     # What would make a compilation raise is what the report is asked for.
     chosen = dataclasses.replace(Options.of(options), require_full=False)
-    return _plan(model, args, kwargs, chosen, look_only=True)
+    return _plan(model, Variant(args, kwargs), chosen, look_only=True)
 
 
 def prebuild(
-    model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, options: Any = None
+    model: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    variants: Sequence[Variant] = (),
+    options: Any = None,
 ) -> Report:
     """Builds a model's engines into the cache without running it; with tensorrt_rtx, without a GPU too.
 
-    The engines are those that ``torch.compile(model, backend="trt_stripped")`` under ``torch.no_grad()`` looks for with
-    arguments of the same shapes and dtypes: RTX plans are portable, and a key does not name the device of the trace.
+    The engines are those that ``torch.compile(model, backend="trt_stripped")`` under ``torch.no_grad()`` or
+    ``torch.inference_mode()`` looks for with arguments of the same shapes and dtypes: RTX plans are portable, and a key
+    does not name the device of the trace. docs/prebuild.md lists what a key does hold.
 
     Args:
         model: a module or function of tensors; parameters may be on the ``meta`` device, no value is read.
         args: example arguments.
         kwargs: example keyword arguments.
-        options: as for ``torch.compile(options=…)``.
+        dynamic_shapes: which of their sizes vary, as in :class:`~.Variant`.
+        variants: more ways to call the model, or all of them where no ``args`` and ``kwargs`` are given. Each is built
+            for as for a process of its own, which matters where models of several dtypes share one: see the page.
+        options: as for ``torch.compile(options=…)``. ``build`` does not matter.
+
+    Returns:
+        One report; with several variants its engines are named ``0/engine_0``, ….
 
     Raises:
-        OptionError: an unknown option, or a value that it does not take.
+        OptionError: an unknown option, or a value that it does not take; ``dynamic_shapes`` that do not fit.
         BuildFailed: with ``require_full``, when anything would run in PyTorch; names all of it.
         TRTStrippedError: no TensorRT, or one that cannot build on this machine.
     """
@@ -69,12 +84,12 @@ def prebuild(
         raise TRTStrippedError(f"{flavour} needs a GPU to build; install tensorrt_rtx, which does not, or run on one")
     if chosen.refit_mode in VALUED:
         raise OptionError(f"prebuild: refit_mode={chosen.refit_mode!r} needs the weights' values; run the model")
-    return _plan(model, args, kwargs or {}, chosen, look_only=False)
+    first = [Variant(args, kwargs or {}, dynamic_shapes)] if args or kwargs or not variants else []
+    reports = [_plan(model, one, chosen, look_only=False) for one in (*first, *variants)]
+    return reports[0] if len(reports) == 1 else merged(reports)
 
 
-def _plan(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Options, *, look_only: bool
-) -> Report:
+def _plan(model: Callable[..., Any], variant: Variant, options: Options, *, look_only: bool) -> Report:
     try:
         flavour = load(options.flavour)
     except TRTStrippedError as error:
@@ -91,15 +106,16 @@ def _plan(
         return lowering.boxed(lowered.module)
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    cuda = torch.cuda.is_available()
-    target = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    fakes = _Fakes(mode, target)
+    fakes = _Fakes(mode, _traced_on(), variant.dtype)
     fake_model = fakes.model(model)
-    fake_args, fake_kwargs = pytree.tree_map_only(torch.Tensor, fakes.tensor, (tuple(args), dict(kwargs)))
+    given = tuple(variant.args), dict(variant.kwargs)
+    fake_args, fake_kwargs = pytree.tree_map_only(torch.Tensor, fakes.tensor, given)
+    variant.marked(fake_model, fake_args, fake_kwargs)
     report = compilation.report
     try:
-        with _forgotten(), mode, torch.no_grad():
-            torch.compile(_anew(fake_model), backend=capture, dynamic=False)(*fake_args, **fake_kwargs)
+        with _forgotten(), as_on_cuda(), mode, torch.no_grad():
+            dynamic = variant.dynamic_shapes is True
+            torch.compile(_anew(fake_model), backend=capture, dynamic=dynamic)(*fake_args, **fake_kwargs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         why = "depends on data, and so does what the model does after it: run the model to see that part"
         compilation.reject(Rejection("", str(error.func), "data", why))
@@ -116,20 +132,26 @@ def _plan(
     return report
 
 
-class _Fakes:
-    """Fake copies of tensors on one device, the same fake for the same tensor."""
+def _traced_on() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
-    def __init__(self, mode: FakeTensorMode, device: torch.device) -> None:
-        self.mode, self.device = mode, device
+
+class _Fakes:
+    """Fake copies of tensors on one device and, if floating-point, of one dtype: the same fake for the same tensor."""
+
+    def __init__(self, mode: FakeTensorMode, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        self.mode, self.device, self.dtype = mode, device, dtype
         self.memo: dict[int, Any] = {}
 
     def tensor(self, real: torch.Tensor) -> torch.Tensor:
         if id(real) not in self.memo:
             size, stride = tuple(real.shape), tuple(real.stride())
+            dtype = self.dtype if self.dtype is not None and real.is_floating_point() else real.dtype
             with self.mode:
-                fake = torch.empty_strided(size, stride, dtype=real.dtype, device=self.device)
+                fake = torch.empty_strided(size, stride, dtype=dtype, device=self.device)
                 if isinstance(real, nn.Parameter):
                     fake = nn.Parameter(fake, requires_grad=False)
+            copy_marks(real, fake)
             self.memo[id(real)] = fake
         made: torch.Tensor = self.memo[id(real)]
         return made

@@ -19,7 +19,7 @@ STAGES = (
     "errors", "sizes", "types", "options", "flavour", "progress", "precision", "fingerprint", "watch", "inplace",
     "lowering", "weights", "live", "ops", "reasons", "origin", "partition", "key", "profile", "portable", "cache",
     "megacache", "build", "refit", "context", "graphs", "run", "verify", "view", "report", "compilation", "artifact",
-    "backend", "tracing", "api", "cli", "__init__",
+    "background", "enginecall", "backend", "variant", "layouts", "tracing", "api", "cli", "__init__",
 )  # fmt: skip
 #: Converters stand on these and on each other.
 OPS_BASE = ("registry", "network", "shapes", "net")

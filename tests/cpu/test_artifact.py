@@ -20,7 +20,7 @@ import trt_stripped_backend as ts
 from tests.emulated import World, emulated
 from tests.graphs import TwoEngines, perturb
 from tests.saved import X, compiled
-from trt_stripped_backend import artifact, backend, portable, precision
+from trt_stripped_backend import artifact, backend, portable
 from trt_stripped_backend.errors import BadEntry, MissingEngine, TRTStrippedError, Unsupported
 
 ROOT = Path(__file__).parents[2]
@@ -159,16 +159,6 @@ def test_bytes_that_are_not_ours(world: World, monkeypatch: pytest.MonkeyPatch) 
     data["pieces"][0]["key"] = "0" * 64
     with pytest.raises(MissingEngine, match="0" * 64):
         artifact.restore(json.dumps(data).encode())
-
-
-def test_the_first_engine_decides_on_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_first", None)
-    precision.settled_as(False)
-    precision.settled_as(True)
-    precision.settled_as(False)
-    monkeypatch.setattr(precision, "_first", True)
-    with pytest.raises(Unsupported, match="load it first"):
-        precision.settled_as(False)
 
 
 # ------------------------------------------------------------------------------------------------ graphs

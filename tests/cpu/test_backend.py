@@ -15,7 +15,7 @@ import torch
 import trt_stripped_backend as ts
 from tests.graphs import TwoEngines as Net
 from tests.graphs import perturb
-from trt_stripped_backend import backend
+from trt_stripped_backend import backend, report
 from trt_stripped_backend.errors import BuildFailed, OptionError
 
 OPTIONS = {"min_block_size": 1}
@@ -28,7 +28,7 @@ X = torch.randn(2, 3, 6, 6)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing compiled, counted or warned about before."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(backend, "_warned", set())
+    monkeypatch.setattr(report, "_warned", set())
     torch._dynamo.reset()
     ts.clear_stats()
     yield

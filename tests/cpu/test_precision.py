@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from trt_stripped_backend.precision import applied, tf32_allowed
+from trt_stripped_backend.errors import Unsupported
+from trt_stripped_backend.precision import Settlement, applied, tf32_allowed
 
 VARIABLE = "NVIDIA_TF32_OVERRIDE"
 
@@ -106,3 +107,49 @@ def test_every_way_of_setting() -> None:
     assert tf32_allowed()
     matmul.fp32_precision = "ieee"
     assert not tf32_allowed()
+
+
+def test_the_first_engine_settles_for_all() -> None:
+    """True: float16 products, which lose nothing in TF32."""
+    exact, rounding = Settlement(), Settlement()
+    assert [exact.tf32(False, half) for half in (False, True, False)] == [False, False, False]
+    assert [rounding.tf32(False, True), rounding.tf32(True, False)] == [True, True]
+    with pytest.raises(Unsupported, match="start the process with NVIDIA_TF32_OVERRIDE=0, or allow"):
+        rounding.tf32(False, False)
+    with pytest.raises(Unsupported):
+        Settlement(rounding).tf32(False, False)
+    assert Settlement(exact).tf32(True, True) is False
+
+
+def test_engines_that_were_made_elsewhere_settle_too() -> None:
+    exact, rounding = Settlement(), Settlement()
+    for tf32 in (False, True, False):
+        exact.made(tf32)
+    assert exact.tf32(False, True) is False
+    rounding.made(True)
+    with pytest.raises(Unsupported, match="load it first"):
+        rounding.made(False)
+
+
+def test_with_the_variable_no_order_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "0")
+    for order in ((False, True), (True, False)):
+        settlement = Settlement()
+        assert not any(settlement.tf32(tf32_allowed(), half) for half in order)
+
+
+def test_who_wants_the_same_does_not_wait() -> None:
+    """An engine is loaded while another one is built."""
+    seen: list[str | None] = []
+
+    def load() -> None:
+        with applied(False):
+            seen.append(os.environ.get(VARIABLE))
+
+    with applied(False):
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join(timeout=60)
+        assert seen == ["0"]
+        assert os.environ[VARIABLE] == "0"
+    assert VARIABLE not in os.environ

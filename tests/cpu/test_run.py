@@ -15,7 +15,7 @@ from torch import nn
 import trt_stripped_backend as ts
 from tests.emulated import MAIN, Runtime, World, emulated
 from tests.graphs import TwoEngines, aligned, perturb
-from trt_stripped_backend import backend, run
+from trt_stripped_backend import backend, report, run
 
 MODES = ["bound", "general"]
 
@@ -165,7 +165,7 @@ def test_engines_are_loaded_ahead_and_once(mode: str, world: World) -> None:
 
 def test_an_engine_that_cannot_be_loaded_leaves_its_part_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda *_: None)
-    backend._warned.clear()
+    report._warned.clear()
     model, x = perturb(TwoEngines()), torch.randn(2, 3, 6, 6)
     fast = compiled(model)
     with pytest.warns(UserWarning, match="TensorRT cannot load the engine of key"):
@@ -276,7 +276,7 @@ def test_recorded_by_the_caller(mode: str, world: World) -> None:
         fast(x)
     assert world.calls["execute"] == executed
     perturb(model, 3)
-    backend._warned.clear()
+    report._warned.clear()
     with pytest.warns(UserWarning, match="call the model once"):
         close(fast(x), model(x))
     world.recorded_by_caller = False

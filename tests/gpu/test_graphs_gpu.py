@@ -12,7 +12,7 @@ from torch import nn
 
 import trt_stripped_backend as ts
 from tests.gpu.common import Block, ConvNet, LoRA, compiled, error, perturbed
-from trt_stripped_backend import backend
+from trt_stripped_backend import report
 
 MODES = ["bound", "general"]
 
@@ -194,7 +194,7 @@ def test_recording_a_cold_call_runs_in_pytorch() -> None:
     fast(x)
     for p in model.parameters():
         p.mul_(0.5)
-    backend._warned.clear()  # a warning is said once a process
+    report._warned.clear()  # a warning is said once a process
     graph = torch.cuda.CUDAGraph()
     with pytest.warns(UserWarning, match="call the model once"), torch.cuda.graph(graph):
         out = fast(x)

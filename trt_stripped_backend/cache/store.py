@@ -89,11 +89,15 @@ class EngineCache:
         return self._put(Entry(_blob_digest(kind, name), {"blob": {"kind": kind, "name": name}}, data))
 
     @contextmanager
-    def building(self, key: Key) -> Iterator[Entry | None]:
+    def building(self, key: Key, stop: Callable[[], bool] = lambda: False) -> Iterator[Entry | None]:
         """Single flight: yields None to the one caller that should build, and to all others the entry that it stored.
 
         Others wait, in this process and elsewhere. A builder that dies gives way at once, one that hangs after
         ``lock_timeout`` seconds. Without a directory that can be written everyone builds.
+
+        Args:
+            key: what to build.
+            stop: whether to wait no longer.
         """
         folder = self._folders.writer()
         if folder is None:
@@ -103,7 +107,7 @@ class EngineCache:
         entry = None
         try:
             try:
-                entry = self._await(folder, lock, key)
+                entry = self._await(folder, lock, key, stop)
             except CacheError as error:
                 self._folders.trouble(folder.path, "lock", error)
             if entry is not None:
@@ -212,8 +216,8 @@ class EngineCache:
             self.on_use(entry)
         return True
 
-    def _await(self, folder: Folder, lock: OsLock, key: Key) -> Entry | None:
-        """The entry once someone has stored it, or None with ``lock`` held, or None after the timeout."""
+    def _await(self, folder: Folder, lock: OsLock, key: Key, stop: Callable[[], bool]) -> Entry | None:
+        """The entry once someone has stored it, or None with ``lock`` held, or None after the timeout or a ``stop``."""
         deadline = time.monotonic() + self.lock_timeout
         waited = False
         while True:
@@ -225,6 +229,8 @@ class EngineCache:
                 entry = self.get(key)
                 if entry is not None:
                     return entry
+            if stop():
+                return None
             if left <= 0:
                 log.warning("cache: %s is being built for %g s elsewhere; building it too", key, self.lock_timeout)
                 return None

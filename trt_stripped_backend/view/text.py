@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 #: How many of one kind are listed before "and … more".
 _FEW = 6
-_COLORS = {"hit": "green", "shared": "green", "built": "cyan", "miss": "yellow", "unknown": "yellow", "failed": "red"}
+_COLORS = {
+    "hit": "green", "shared": "green", "built": "cyan", "miss": "yellow", "unknown": "yellow", "pending": "yellow",
+    "failed": "red",
+}  # fmt: skip
 
 
 def plain(report: Report) -> str:
@@ -93,6 +96,7 @@ def engine_line(one: EngineReport) -> str:
     spent = {
         "built": f"built in {one.seconds:.2f} s",
         "miss": "miss: not in the cache",
+        "pending": "in PyTorch until it is built",
         "unknown": "known once it has the weights' values",
         "failed": "failed: runs in PyTorch",
     }.get(one.status, f"{one.status} in {one.seconds:.2f} s, saved {one.saved_seconds:.2f} s")

@@ -1,0 +1,214 @@
+"""One partition of a compiled graph: runs its engine, or PyTorch where that failed or is not there yet."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import refit, run
+from .background import worker
+from .compilation import VALUED, Compilation, Piece
+from .errors import BuildFailed, NotWarm, TRTStrippedError
+from .live import Bundle
+from .profile import contains
+from .progress import ending
+from .report import stats, warn
+from .types import Entry, Ranges, Rejection
+from .verify import difference
+
+log = logging.getLogger("trt_stripped_backend")
+
+
+class EngineCall(nn.Module):
+    """One partition in the split graph: the engine, or PyTorch where the engine failed."""
+
+    def __init__(self, index: int, piece: Piece, compilation: Compilation) -> None:
+        super().__init__()
+        self.index, self.piece, self.compilation = index, piece, compilation
+        self.names = [n.name for n in piece.partition.module.graph.find_nodes(op="placeholder")]
+        inputs = [name for name in self.names if name not in piece.partition.weights]
+        self.inputs = {name: i for i, name in enumerate(inputs)}
+        self.slots = {name: i for i, (name, _) in enumerate(piece.signature.slots)}
+        self.valued: OrderedDict[tuple[Any, ...], run.Runner | None] | None = None
+        self.token: object | None = None
+        self.failed = self.verified = self.pending = False
+        self.why = ""
+        self.seen: run.Seen | None = None
+        self.places = run.places(piece.signature, inputs)
+        self.lock = threading.RLock()
+        ranges = compilation.ranges(piece)
+        # One attribute, so that a thread never sees the ranges of one engine and the runner of another.
+        self.engine: tuple[Ranges, run.Runner | None] = ranges, None
+        if compilation.mode in VALUED:
+            self.valued = OrderedDict()
+        elif piece.pending:
+            self._build_later(ranges)
+        else:
+            self.engine = ranges, self._runner(piece.entry)
+            self.failed = self.engine[1] is None
+
+    def forward(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
+        return self.execute(weights, inputs)
+
+    def execute(self, weights: Bundle, inputs: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        if self.failed:
+            return self._in_torch_for_good(weights, *inputs)
+        ranges, runner = self.engine
+        if ranges or self.pending:
+            sizes = run.sizes(self.places, inputs)
+            if not contains(ranges, sizes):
+                ranges, runner = self._widen(sizes)
+            if self.pending:
+                self._show(weights, sizes)
+        runner = runner if self.valued is None else self._runner_of_values(weights, ranges)
+        if runner is None:
+            return self.in_torch(weights, *inputs)
+        try:
+            outputs = runner(weights, inputs)
+        except (torch.OutOfMemoryError, NotWarm):
+            raise
+        except (RuntimeError, TRTStrippedError) as error:
+            return self._fail("build", str(error), self.in_torch(weights, *inputs))
+        if self.compilation.options.verify and not self.verified:
+            self.verified = True
+            reference = self.in_torch(weights, *inputs)
+            found = difference(outputs, reference, tf32=self.compilation.tf32)
+            if found:
+                return self._fail("verify", found, reference)
+        return outputs
+
+    def _widen(self, sizes: Sequence[int]) -> tuple[Ranges, run.Runner | None]:
+        """An engine that takes these sizes too, which all calls use from now on; None until there is one."""
+        with self.lock:
+            if contains(self.engine[0], sizes):
+                return self.engine
+            ranges = self.compilation.ranges(self.piece, sizes)
+            if self.compilation.background:
+                if not self.pending:
+                    self._build_later(ranges)
+                return ranges, None
+            log.info("%s: sizes %s are outside %s", self.piece.partition.name, list(sizes), list(self.engine[0]))
+            if self.valued is not None:
+                self.valued.clear()
+                self.token = None
+                self.engine = ranges, None
+            else:
+                self.engine = ranges, self._runner(self.compilation.entry(self.piece, ranges=ranges))
+                self.failed, self.verified = self.engine[1] is None, False
+            return self.engine
+
+    def _build_later(self, ranges: Ranges) -> None:
+        self.pending = True
+        log.info("%s: runs in PyTorch until its engine is built", self.piece.partition.name)
+        _start_libraries(self.compilation.device)
+        worker.submit(functools.partial(self._build, ranges))
+
+    def _show(self, weights: Bundle, sizes: tuple[int, ...]) -> None:
+        """Keeps what this call has until the worker needs it."""
+        seen = run.seen(weights, sizes)
+        with self.lock:
+            self.seen = seen if self.pending else None
+
+    def _build(self, ranges: Ranges) -> None:
+        """In the worker: builds an engine and makes it ready to run; the next call has it."""
+        runner, why, name = None, "", self.piece.partition.name
+        try:
+            runner = self._runner(self.compilation.entry(self.piece, ranges=ranges))
+            seen = self.seen
+            if runner is None:
+                why = next(r.reason for r in reversed(self.compilation.report.rejections) if r.target == name)
+            elif seen is not None and contains(ranges, seen.sizes):
+                runner.warm(seen)
+        except Exception as error:
+            runner, why = None, " ".join(str(error).split()) or type(error).__name__
+            self.compilation.reject(Rejection("", name, "build", why))
+        with self.lock:
+            self.engine, self.verified, self.why = (ranges, runner), False, why
+            self.failed, self.pending, self.seen = runner is None, False, None
+        if runner is None and not ending.is_set():
+            stats.add(fallbacks=1)
+            warn(f"{name} ({self.piece.partition.nodes} operators) stays in PyTorch: {why}")
+
+    def _in_torch_for_good(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
+        if self.why and self.compilation.options.require_full:  # a build that failed when nobody waited for it
+            raise BuildFailed(f"{self.piece.partition.name} (require_full): {self.why}")
+        return self.in_torch(weights, *inputs)
+
+    def in_torch(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
+        """The same partition in PyTorch."""
+        slots = weights.slots(self.index)
+        values = [inputs[self.inputs[n]] if n in self.inputs else slots[self.slots[n]] for n in self.names]
+        result: tuple[torch.Tensor, ...] = self.piece.partition.module(*values)
+        return result
+
+    def _runner(self, entry: Entry | None) -> run.Runner | None:
+        device = self.compilation.device
+        if entry is None or device is None:
+            return None
+        options = self.compilation.options
+        pool = refit.pool(entry, device, options.max_weight_sets, options.max_weight_bytes)
+        runner = run.Runner(
+            self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit,
+            self._recorded if self.compilation.options.cuda_graphs else None,
+        )  # fmt: skip
+        runner.preload()
+        return runner
+
+    def _recorded(self, why: str) -> None:
+        """Notes a CUDA graph, or why there is none."""
+        if not why:
+            stats.add(cuda_graphs=1)
+            return
+        note = f"{self.piece.partition.name} runs without CUDA graphs: {' '.join(why.split())}"
+        self.compilation.report.notes.append(note)
+        warn(note)
+
+    def _runner_of_values(self, weights: Bundle, ranges: Ranges) -> run.Runner | None:
+        """The runner for weights of these values; values that changed mean another key, so a lookup or a build."""
+        assert self.valued is not None
+        if weights.set.token is self.token:
+            return self.engine[1]
+        stamp = weights.set.stamps[self.index]
+        if stamp not in self.valued:
+            names = [slot.name for _, slot in self.piece.signature.slots]
+            values = dict(zip(names, weights.slots(self.index), strict=True))
+            entry = self.compilation.entry(self.piece, values, ranges)
+            runner = self.engine[1]
+            if runner is not None and entry is not None:
+                had, has = (e.header["parts"]["weights"] for e in (runner.pool.entry, entry))
+                log.info("%s: weights changed, fingerprint %s → %s", self.piece.partition.name, had, has)
+            while len(self.valued) >= self.compilation.options.max_weight_sets:
+                self.valued.popitem(last=False)
+            self.valued[stamp] = self._runner(entry)
+            self.verified = False
+        self.valued.move_to_end(stamp)
+        self.engine, self.token = (ranges, self.valued[stamp]), weights.set.token
+        return self.engine[1]
+
+    def _fail(self, kind: str, why: str, result: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        part = self.piece.partition
+        self.failed = True
+        self.compilation.reject(Rejection("", part.name, kind, " ".join(why.split())))
+        stats.add(fallbacks=1)
+        if self.compilation.options.require_full:
+            raise BuildFailed(f"{part.name} (require_full): {why}")
+        warn(f"{part.name} ({part.nodes} operators) runs in PyTorch from now on: {why}")
+        return result
+
+
+def _start_libraries(device: torch.device | None) -> None:
+    """Starts what reads :mod:`.precision`'s variable when it starts, before a worker changes that."""
+    if device is not None and torch.cuda.is_available():
+        with torch.cuda.device(device):
+            torch.cuda.current_blas_handle()  # type: ignore[no-untyped-call]
+
+
+def _count_refit(size: int) -> None:
+    stats.add(refits=1, refitted_bytes=size)
