@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 READY := $(VENV)/.ready-torch-$(TORCH)-rtx-$(RTX)
 
-.PHONY: demo test test-gpu lint format docs dist clean
+.PHONY: demo test test-gpu prebuilt lint format docs dist clean
 
 demo: $(READY)            ## train, compile, retrain: examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,21 @@ test: $(READY)            ## all tests that need no GPU
 
 test-gpu: $(READY)        ## all tests that need one
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# The engines of tests/gpu/test_prebuild_gpu.py, by the TensorRT-RTX that its machine has, in an environment of its own.
+PREBUILT_RTX ?= 1.6.1.120
+PREBUILT_VENV := .venv-rtx-$(PREBUILT_RTX)
+
+prebuilt: $(PREBUILT_VENV)/.ready-torch-$(TORCH)    ## engines for the tests that need a GPU, built without one
+	$(PREBUILT_VENV)/bin/python -m tests.tools.prebuilt .gpu/prebuilt.pack.xz
+
+$(PREBUILT_VENV)/.ready-torch-$(TORCH): pyproject.toml
+	$(PYTHON) -m venv $(PREBUILT_VENV)
+	$(PREBUILT_VENV)/bin/python -m pip install --quiet "torch==$(TORCH)"
+	$(PREBUILT_VENV)/bin/python -m pip install --quiet --editable . "torch==$(TORCH)"
+	$(PREBUILT_VENV)/bin/python -m pip install --quiet --no-deps \
+	    "tensorrt-rtx-cu12-libs==$(PREBUILT_RTX)" "tensorrt-rtx-cu12-bindings==$(PREBUILT_RTX)"
+	touch $@
 
 lint: $(READY)            ## style, types, TensorRT names in every known version, generated tables
 	$(BIN)/ruff check .
@@ -49,4 +64,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PREBUILT_VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,6 +27,7 @@ from trt_stripped_backend.errors import BuildFailed, OptionError
 from trt_stripped_backend.flavour import load
 from trt_stripped_backend.live import Bundle
 from trt_stripped_backend.options import Options
+from trt_stripped_backend.precision import Settlement
 
 X = torch.randn(2, 3, 6, 6)
 CPU = torch.device("cpu")
@@ -69,6 +70,7 @@ class Bench:
             self.runners.append(StandIn(call, entry))
             return self.runners[-1]
 
+        monkeypatch.setattr(compilation, "settlement", Settlement())
         monkeypatch.setattr(compilation, "build", build)
         monkeypatch.setattr(backend.EngineCall, "_runner", runner)
         monkeypatch.setattr(run, "seen", lambda weights, sizes: run.Seen(weights, sizes, object()))  # type: ignore[arg-type]

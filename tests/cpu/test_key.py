@@ -140,6 +140,7 @@ EQUAL: list[tuple[str, Fn, Fn, tuple[torch.Tensor, ...]]] = [
     ("unused", lambda x: x.relu(), lambda x: (x.exp(), x.relu())[1], (a,)),
     ("order", lambda a, b: a.exp() * b.relu(), lambda a, b: (z := b.relu(), a.exp() * z)[1], (a, b)),
     ("literal", lambda x: x + torch.tensor([1.0] * 6), lambda x: x + torch.tensor([1.0] * 6), (a,)),
+    ("copies", lambda x: x.t().contiguous().sum(1), lambda x: x.t().sum(1), (a,)),
     ("nan", lambda x: x * float("nan"), lambda x: x * float("nan"), (a,)),
 ]
 

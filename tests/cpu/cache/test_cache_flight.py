@@ -197,3 +197,19 @@ def test_a_cache_is_used_across_a_fork(cache: EngineCache) -> None:
     with running(use_after_fork, (cache.dirs[0],)) as processes:
         assert finish(processes) == [0]
     assert len(cache.entries()) == 11
+
+
+def test_who_may_not_wait_goes_on(cache: EngineCache) -> None:
+    """A process that ends must not wait for another one's build."""
+    found: list[object] = []
+
+    def other() -> None:
+        with cache.building(KEY, stop=lambda: True) as one:
+            found.append(one)
+
+    with cache.building(KEY) as mine:
+        assert mine is None
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(60)
+        assert found == [None]
