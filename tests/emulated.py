@@ -83,7 +83,7 @@ class Graph:
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
 
-    def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
+    def capture_begin(self, capture_error_mode: str) -> None:
         assert capture_error_mode == "thread_local"
         world.recording = self.work
 
@@ -251,7 +251,7 @@ def emulated() -> Iterator[World]:
         (torch.cuda, "stream", contextlib.nullcontext), (torch.cuda, "Stream", Stream), (torch.cuda, "Event", Event),
         (torch.cuda, "current_stream", lambda *_: Stream(handle=world.current)),
         (torch.cuda, "default_stream", lambda *_: Stream(handle=MAIN)), (torch.cuda, "CUDAGraph", Graph),
-        (torch.cuda, "graph_pool_handle", object), (torch.Tensor, "record_stream", lambda *_: None),
+        (torch.Tensor, "record_stream", lambda *_: None),
         (torch.cuda, "is_current_stream_capturing", lambda: world.recorded_by_caller),
         (torch.cuda, "is_initialized", lambda: True),
         (torch.cuda, "get_device_properties", lambda *_: properties),

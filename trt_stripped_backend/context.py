@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -99,12 +100,22 @@ class Context:
     def lend(self, scratch: torch.Tensor | None) -> None:
         """Gives the next runs scratch memory; None: what :meth:`reshape` finds that the shapes take."""
         self._scratch = scratch
+        _borrowers.add(self)
         if scratch is None:
             return
         if hasattr(self.trt, "set_device_memory"):
             self.trt.set_device_memory(scratch.data_ptr(), scratch.numel())
         else:
             self.trt.device_memory = scratch.data_ptr()
+
+    def take_scratch(self) -> None:
+        """Keeps the scratch memory for itself; the next run of every other context that has it gets other memory."""
+        with _memory_lock:
+            for where in [where for where, memory in _scratches.items() if memory is self._scratch]:
+                del _scratches[where]
+            for other in list(_borrowers):
+                if other is not self and other._scratch is self._scratch:
+                    other.handle = None
 
     def leave(self) -> None:
         """Takes the scratch memory back, so that the next run gets its own stream's."""
@@ -204,6 +215,7 @@ def side_stream(device: torch.device) -> Side:
 # ------------------------------------------------------------------------------------------------ memory
 
 _scratches: dict[tuple[int | None, int], torch.Tensor] = {}
+_borrowers: weakref.WeakSet[Context] = weakref.WeakSet()
 _placeholders: dict[torch.device, torch.Tensor] = {}
 _memory_lock = threading.Lock()
 

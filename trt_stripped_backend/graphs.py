@@ -1,8 +1,8 @@
 """A run of an engine as a CUDA graph: recorded once for its sizes and weights, then replayed in one launch.
 
 The graph reads and writes memory of its own. Inputs are copied into it and results out of it, so that a result is the
-caller's like any other tensor, and no later call writes to it. Weights are read where they lie: a refit, or a write to
-a bound parameter, is seen by the next replay.
+caller's like any other tensor, and no later call writes to it. Bound weights are read where they lie, so a write to a
+parameter is seen by the next replay. A refit ends a graph: on TensorRT-RTX 1.6.1 a replay after it kills the process.
 """
 
 from __future__ import annotations
@@ -23,15 +23,21 @@ from .flavour import messages
 class _Arena:
     """Scratch memory of a thread's graphs on a device. They share it, so they run one after the other."""
 
-    def __init__(self) -> None:
-        self.pool = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self.handle: int | None = None
         self._stream: torch.cuda.Stream | None = None
+        self._scratch: torch.Tensor | None = None
 
     def enter(self, stream: torch.cuda.Stream) -> None:
         if self._stream is not None:
             stream.wait_stream(self._stream)
         self._stream, self.handle = stream, stream.cuda_stream
+
+    def scratch(self, size: int) -> torch.Tensor:
+        if self._scratch is None or self._scratch.numel() < size:
+            self._scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=self._device)
+        return self._scratch
 
 
 class _Local(threading.local):
@@ -48,6 +54,7 @@ class Recorded:
     Attributes:
         token: stands for the weights that it was last seen to hold.
         call: its sizes.
+        refits: how often its engine had been refitted.
         why: why there is no graph; ``""`` if there is one.
     """
 
@@ -55,7 +62,7 @@ class Recorded:
         self, context: Context, call: Call, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor],
         arena: _Arena, kept: Sequence[torch.Tensor], sources: Sequence[torch.Tensor],
     ) -> None:  # fmt: skip
-        self.call, self.context = call, context
+        self.call, self.context, self.refits = call, context, 0
         self.token: object | None = None
         self._inputs, self._outputs, self._arena, self._kept = inputs, outputs, arena, kept
         weak: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
@@ -91,16 +98,12 @@ class Recorded:
         done = False
         try:
             with torch.cuda.stream(stream), _uncollected():
-                # Other threads may allocate and wait meanwhile.
-                self._graph.capture_begin(pool=self._arena.pool, capture_error_mode="thread_local")
+                # Other threads may allocate and wait meanwhile. Nothing is allocated here, so no pool is shared.
+                self._graph.capture_begin(capture_error_mode="thread_local")
                 try:
-                    if self.context.scratch_size is not None:
-                        size = max(self.context.scratch_size, 1)
-                        self.context.lend(torch.empty(size, dtype=torch.uint8, device=stream.device))
                     done = self.context.execute(stream.cuda_stream)
                 finally:
                     self._graph.capture_end()
-                    self.context.leave()
         except RuntimeError as error:
             self.why = str(error)
         else:
@@ -141,7 +144,7 @@ def run_and_record(
     Raises:
         RuntimeError: TensorRT could not run the engine.
     """
-    arena = _local.arenas.get(device) or _local.arenas.setdefault(device, _Arena())
+    arena = _local.arenas.get(device) or _local.arenas.setdefault(device, _Arena(device))
     side, caller = side_stream(device), torch.cuda.current_stream(device)
     with torch.inference_mode(False), torch.no_grad():
         mine = [empty_cuda(spec.shape, stride, spec.dtype) for _, spec, stride in call.inputs]
@@ -150,7 +153,11 @@ def run_and_record(
             static.copy_(inputs[position])
     side.stream.wait_stream(caller)
     pointers = [t.data_ptr() or placeholder(device) for t in (*mine, *outputs)]
+    arena.enter(side.stream)
     prepare(context, pointers, side.stream)
+    if context.scratch_size is not None:
+        # Before the first run: what TensorRT copies to the device when its memory changes must not be recorded.
+        context.lend(arena.scratch(context.scratch_size))
     if not context.execute(side.handle):
         raise RuntimeError(f"TensorRT could not run the engine: {messages.text()}")
     recorded = Recorded(context, call, mine, outputs, arena, kept, sources)

@@ -32,6 +32,7 @@ class Engine:
         lock: held from refit to enqueue, so that the two never overlap.
         token: the weight set's token that it was refitted for; None while Empty.
         stamp: what its contents depend on.
+        refits: how often it was refitted.
         event: recorded on the stream of the last refit; another stream waits for it before it runs.
     """
 
@@ -52,6 +53,7 @@ class Engine:
         self.literals = {name: decode_literal(data) for name, data in entry.header["literals"].items()}
         self.token: object | None = None
         self.stamp: tuple[int, ...] | None = None
+        self.refits = 0
         self.event: torch.cuda.Event | None = None
         self.runs: dict[int, torch.cuda.Event] = {}
         self.aliases: list[Alias] = []
@@ -84,6 +86,7 @@ class Engine:
             RefitFailed: a weight was refused, or one that the engine lists was not given; the engine is Empty then.
         """
         self.token = self.stamp = None
+        self.refits += 1
         messages.clear()
         if self._refitter is None:
             self._refitter = trt.Refitter(self.engine, logger())

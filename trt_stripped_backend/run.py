@@ -24,6 +24,10 @@ log = logging.getLogger("trt_stripped_backend")
 
 _MAX_CALLS = 4096  # sizes whose shapes are kept ready
 _MAX_RECORDED = 32  # CUDA graphs of an engine and a thread
+_REFITTED = (
+    "a CUDA graph is recorded, and replaying it after a refit would end the process: record engines of "
+    "refit_mode='bound', or use cuda_graphs=True, which records anew after each refit"
+)
 _COLD = "a CUDA graph is recorded, and {}: call the model once with the same sizes and weights before recording it"
 
 _loader = ThreadPoolExecutor(2, "trt_stripped")
@@ -106,6 +110,7 @@ class Runner:
         self._thread = _Thread()
         self._lock = threading.Lock()
         self._preloading: Future[tuple[Engine, Context] | None] | None = None
+        self._given_away: list[Context] = []
 
     def preload(self) -> None:
         """Starts to load the engine and to make a context, while PyTorch still makes its guards."""
@@ -115,7 +120,10 @@ class Runner:
         try:
             with torch.cuda.device(self._ordinal):
                 engine = self.pool.preload()
-                return engine, Context(engine, self._saved_kernels())
+                if engine.needs_weights:  # its contexts come after its refit
+                    return None
+                with engine.lock:
+                    return engine, Context(engine, self._saved_kernels())
         except Exception as error:
             log.debug("engine %d: not loaded ahead: %s", self.index, error)  # the first call meets it, and falls back
             return None
@@ -186,14 +194,15 @@ class Runner:
                 context = self._thread.context = self._context(self.pool.engine(weights, self.index), recording)
             self._enqueue(context, call, weights, pointers, handle, side, recording)
         else:
+            if recording:
+                raise NotWarm(_REFITTED)
             engine = self.pool.engine(weights, self.index)
             with engine.lock:
                 stream = self._stream(side)
-                self._ensure(engine, weights, stream, recording)
+                self._ensure(engine, weights, stream)
                 context = self._context(engine, recording)
                 self._enqueue(context, call, weights, pointers, handle, side, recording)
-                if not recording:
-                    engine.ran(stream)
+                engine.ran(stream)
         if side is not None:
             side.leave()
         if context.fresh:
@@ -233,7 +242,8 @@ class Runner:
         recording: bool,
     ) -> None:  # fmt: skip
         if recording:
-            self._lend_recorded(context, call)
+            if context.call is not call:
+                raise NotWarm(_COLD.format("the sizes are not those of the last call"))
         elif context.handle != handle:
             context.enter(self._stream(side))
             context.token = None  # what is ours among the weights must be held for this stream too
@@ -241,7 +251,7 @@ class Runner:
             self._prepare(context, call, weights, pointers, self._stream(side), recording)
         done = context.execute(handle)
         if recording:
-            context.leave()
+            self._give_away(context)
         if not done:
             context.token, context.pointers = None, []
             raise RuntimeError(f"TensorRT could not run engine {self.index}: {messages.text()}")
@@ -277,22 +287,24 @@ class Runner:
     def _kept(self, weights: Bundle) -> list[torch.Tensor]:
         return [tensor for tensor in weights.set.kept[self.index] if tensor is not None]
 
-    def _lend_recorded(self, context: Context, call: Call) -> None:
-        """Scratch memory for a run that the caller records: the graph's own, since it may run beside anything."""
-        if context.call is not call:
-            raise NotWarm(_COLD.format("the sizes are not those of the last call"))
-        if context.scratch_size is not None:
-            context.lend(torch.empty(max(context.scratch_size, 1), dtype=torch.uint8, device=self.device))
+    def _give_away(self, context: Context) -> None:
+        """Leaves a context and its scratch memory to a graph that the caller records, which may run beside anything.
 
-    def _ensure(self, engine: Engine, weights: Bundle, stream: torch.cuda.Stream, recording: bool = False) -> None:
+        Nobody tells when that graph is gone, so it is kept as long as the compiled function.
+        """
+        context.take_scratch()
+        self._given_away.append(context)
+        self._thread.context = None
+        for engine in [e for e, one in self._thread.contexts.items() if one is context]:
+            del self._thread.contexts[engine]
+
+    def _ensure(self, engine: Engine, weights: Bundle, stream: torch.cuda.Stream) -> None:
         """Refits the engine unless it holds these weights as they are now."""
         current = weights.set
         if engine.token is current.token or (engine.ready and engine.identical):
             pass
         elif engine.stamp == current.stamps[self.index] and engine.ready:
             engine.token = current.token
-        elif recording:
-            raise NotWarm(_COLD.format("the weights changed"))
         else:
             if current.ready is not None:
                 stream.wait_event(current.ready)
@@ -300,7 +312,7 @@ class Runner:
             engine.token, engine.stamp = current.token, current.stamps[self.index]
         if not engine.ready:
             raise RefitFailed("the engine is Empty: it was not given all its weights")
-        if engine.event is not None and not recording:
+        if engine.event is not None:
             stream.wait_event(engine.event)
 
     # ---------------------------------------------------------------- CUDA graphs
@@ -336,12 +348,15 @@ class Runner:
             else:
                 if not self._plain:
                     self._ensure(engine, weights, stream)
+                    if recorded.refits != engine.refits:
+                        known.clear()
+                        return None
                 if recorded.token is not weights.set.token and weights.set.ready is not None:
                     stream.wait_event(weights.set.ready)
                 outputs = recorded.replay(inputs, handle)
             if not self._plain:
                 engine.ran(stream)
-        recorded.call, recorded.token = call, weights.set.token
+        recorded.call, recorded.token, recorded.refits = call, weights.set.token, engine.refits
         self._thread.latest = recorded if self._plain else None
         return outputs
 
@@ -374,7 +389,8 @@ class Runner:
                 loading, self._preloading = self._preloading, None
             loaded = loading.result() if loading is not None else None
             ahead = loaded is not None and loaded[0] is engine
-            context = contexts[engine] = loaded[1] if loaded and ahead else Context(engine, self._saved_kernels())
+            with engine.lock:  # TensorRT does not say that an engine may make two at once
+                context = contexts[engine] = loaded[1] if loaded and ahead else Context(engine, self._saved_kernels())
         return context
 
     def _kernels_name(self) -> str:

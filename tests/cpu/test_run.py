@@ -200,12 +200,19 @@ def test_a_replay_sees_every_change_of_weights(mode: str, world: World) -> None:
         before = model(x)
         perturb(model, seed)
         assert not torch.allclose(before, model(x))
+        replays = world.calls["replay"]
         close(fast(x), model(x))
-    assert world.calls["record"] == 2, "what is written in place is read by the same graph, derived weights too"
+        assert (world.calls["replay"] == replays) is (mode == "general"), "a graph must not be replayed after a refit"
+        for _ in range(3):
+            close(fast(x), model(x))
+        assert world.calls["replay"] > replays
+    if mode == "bound":
+        assert world.calls["record"] == 2, "what is written in place is read by the same graph, derived weights too"
+    records = world.calls["record"]
     model.head.weight.data = model.head.weight.data * 2
     for _ in range(3):
         close(fast(x), model(x))
-    assert world.calls["record"] > 2, "a weight that moved takes another graph"
+    assert world.calls["record"] > records, "a weight that moved takes another graph"
 
 
 def test_graphs_by_sizes_and_by_weights_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,11 +270,20 @@ def test_reduce_overhead_is_cuda_graphs(world: World) -> None:
     assert world.calls["replay"] == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_recorded_by_the_caller(mode: str, world: World) -> None:
+def test_engines_that_are_refitted_are_not_recorded_by_the_caller(world: World) -> None:
+    model, x = perturb(TwoEngines()), torch.randn(2, 3, 6, 6)
+    fast = compiled(model, "general")
+    fast(x)
+    world.recorded_by_caller = True
+    report._warned.clear()
+    with pytest.warns(UserWarning, match="after a refit would end the process"):
+        close(fast(x), model(x))
+
+
+def test_recorded_by_the_caller(world: World) -> None:
     """Nothing waits, refits or makes a context; what would have to runs in PyTorch for this call."""
     model, x = perturb(TwoEngines()), torch.randn(2, 3, 6, 6)
-    fast = compiled(model, mode, cuda_graphs=True)
+    fast = compiled(model, "bound", cuda_graphs=True)
     fast(x)
     world.recorded_by_caller = True
     executed = world.calls["execute"]

@@ -59,7 +59,8 @@ def test_a_replay_sees_every_change_of_weights(mode: str) -> None:
             p.copy_(q)
         assert error(before, model(x)) > 1e-3
         assert error(fast(x), model(x)) < 2e-5, seed
-    assert ts.stats()["cuda_graphs"] == 2, "written in place: no new graph"
+    if mode == "bound":
+        assert ts.stats()["cuda_graphs"] == 2, "written in place: no new graph"
     for p in model.parameters():
         p.data = p.data * 1.1
     for _ in range(3):
@@ -158,13 +159,12 @@ def test_reduce_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------------------------------------ the caller's graphs
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("graphs", [False, True])
 @torch.no_grad()
-def test_recorded_into_the_callers_graph(mode: str, graphs: bool) -> None:
+def test_recorded_into_the_callers_graph(graphs: bool) -> None:
     """No wait, no default stream: the recording succeeds; what is written in place later is read by the replay."""
     model, static = perturbed(Mixed()), image()
-    fast = compiled(model, mode, cuda_graphs=graphs)
+    fast = compiled(model, "bound", cuda_graphs=graphs)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -187,17 +187,21 @@ def test_recorded_into_the_callers_graph(mode: str, graphs: bool) -> None:
     assert error(out, model(static)) < 2e-5, "the weights as the call before brought them up to date"
 
 
+@pytest.mark.parametrize(("mode", "why"), [("bound", "call the model once"), ("general", "replaying it after a refit")])
 @torch.no_grad()
-def test_recording_a_cold_call_runs_in_pytorch() -> None:
-    model, x = perturbed(Block()), torch.randn(4, 8, 64, device="cuda")
-    fast = compiled(model, "general")
+def test_what_cannot_be_recorded_runs_in_pytorch(mode: str, why: str) -> None:
+    model = perturbed(nn.Sequential(ConvNet()))
+    x = image()
+    fast = compiled(model, mode)
     fast(x)
-    for p in model.parameters():
+    for p in model.parameters():  # a derived weight is out of date now
         p.mul_(0.5)
     report._warned.clear()  # a warning is said once a process
     graph = torch.cuda.CUDAGraph()
-    with pytest.warns(UserWarning, match="call the model once"), torch.cuda.graph(graph):
+    with pytest.warns(UserWarning, match=why), torch.cuda.graph(graph):
         out = fast(x)
+    fast(x)
+    x.copy_(image())
     graph.replay()
     assert error(out, model(x)) < 1e-5
 

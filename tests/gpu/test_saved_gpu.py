@@ -51,7 +51,7 @@ def load(file: Path, mode: str) -> dict[str, Any]:
 
 def process(task: str, file: Path, mode: str, cache: Path) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.gpu.test_saved_gpu", task, str(file), mode]
-    environment = os.environ | {"TRT_STRIPPED_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"TRT_STRIPPED_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

