@@ -67,6 +67,19 @@ class Stream:
         assert event.recorded
         assert world.recording is None, "a wait on an event from outside cannot be recorded"
 
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
+
+
+@contextlib.contextmanager
+def current(stream: Stream) -> Iterator[None]:
+    """``torch.cuda.stream``; of all threads at once."""
+    before, world.current = world.current, stream.cuda_stream
+    try:
+        yield
+    finally:
+        world.current = before
+
 
 class Event:
     def __init__(self) -> None:
@@ -248,7 +261,7 @@ def emulated() -> Iterator[World]:
         (refit, "trt", trt), (run, "current_handle", handle), (run, "empty_cuda", _empty), (run, "_loader", loader),
         (graphs, "empty_cuda", _empty), (context, "_local", context._Local()), (graphs, "_local", graphs._Local()),
         (torch.cuda, "current_device", lambda: None), (torch.cuda, "device", contextlib.nullcontext),
-        (torch.cuda, "stream", contextlib.nullcontext), (torch.cuda, "Stream", Stream), (torch.cuda, "Event", Event),
+        (torch.cuda, "stream", current), (torch.cuda, "Stream", Stream), (torch.cuda, "Event", Event),
         (torch.cuda, "current_stream", lambda *_: Stream(handle=world.current)),
         (torch.cuda, "default_stream", lambda *_: Stream(handle=MAIN)), (torch.cuda, "CUDAGraph", Graph),
         (torch.Tensor, "record_stream", lambda *_: None),

@@ -59,7 +59,7 @@ def prebuild(
 
     The engines are those that ``torch.compile(model, backend="trt_stripped")`` under ``torch.no_grad()`` or
     ``torch.inference_mode()`` looks for with arguments of the same shapes and dtypes: RTX plans are portable, and a key
-    does not name the device of the trace. docs/prebuild.md lists what a key does hold.
+    does not name the device of the trace. docs/building.md lists what a key does hold.
 
     Args:
         model: a module or function of tensors; parameters may be on the ``meta`` device, no value is read.
@@ -71,7 +71,7 @@ def prebuild(
         options: as for ``torch.compile(options=…)``. ``build`` does not matter.
 
     Returns:
-        One report; with several variants its engines are named ``0/engine_0``, ….
+        One report, in which the graphs of the variants are counted on.
 
     Raises:
         OptionError: an unknown option, or a value that it does not take; ``dynamic_shapes`` that do not fit.

@@ -220,9 +220,10 @@ def test_variants_give_one_report() -> None:
     model = perturb(Perceptron())
     variants = [ts.Variant((ROWS,), dtype=HALF), ts.Variant((ROWS[:3],)), ts.Variant((ROWS,), {"scale": 1.0})]
     report = ts.prebuild(model, (ROWS,), variants=variants, options=OPTIONS)
-    assert [(p.name, p.status) for p in report.partitions] == [
-        ("0/engine_0", "built"), ("1/engine_0", "built"), ("2/engine_0", "built"), ("3/engine_0", "hit"),
-    ]  # fmt: skip
+    assert [(p.graph, p.name) for p in report.partitions] == [(n, "engine_0") for n in range(4)]
+    assert [p.status for p in report.partitions] == ["built", "built", "built", "hit"]
+    assert "graph 3, engine_0" in str(report)
+    assert len(report.drawings) == 4
     assert (report.graphs, report.builds, report.hits, len(report.to_dict()["partitions"])) == (4, 3, 1, 4)
     assert report.mode == "bound"
     assert ts.explain(model.half(), ROWS.half(), options=OPTIONS).hits == 1
