@@ -113,7 +113,8 @@ def _plan(model: Callable[..., Any], variant: Variant, options: Options, *, look
     variant.marked(fake_model, fake_args, fake_kwargs)
     report = compilation.report
     try:
-        with _forgotten(), as_on_cuda(), mode, torch.no_grad():
+        layouts = contextlib.nullcontext() if torch.cuda.is_available() else as_on_cuda()
+        with _forgotten(), layouts, mode, torch.no_grad():
             dynamic = variant.dynamic_shapes is True
             torch.compile(_anew(fake_model), backend=capture, dynamic=dynamic)(*fake_args, **fake_kwargs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
