@@ -227,7 +227,7 @@ def _trace(case: Case, inputs: list[torch.Tensor], compile: Compile, refit: bool
 
 def decomposed(case: Case) -> contextlib.AbstractContextManager[Any]:
     """Traces inside take operators apart by the package's table, or, for a ``whole`` case, by none."""
-    return mock.patch.object(lowering, "_decompositions", dict) if case.whole else contextlib.nullcontext()
+    return mock.patch.object(lowering, "decompositions", dict) if case.whole else contextlib.nullcontext()
 
 
 def flat(fn: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor, ...]]:

@@ -11,127 +11,23 @@ import contextlib
 import functools
 import operator
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
 from torch import fx
-from torch._decomp import _core_aten_decompositions_post_autograd, get_decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
+from .decompositions import decompositions, keep_composites
 from .errors import Unsupported
 from .inplace import update_in_place, viewed, writes
 from .sizes import OPERATORS, Size, expression, is_symbol, sampled, size
 
 aten = torch.ops.aten
-
-#: CompositeImplicit operators kept whole; names that a torch version lacks are left out.
-_KEPT_COMPOSITES = (
-    "scaled_dot_product_attention", "linear", "layer_norm", "group_norm", "instance_norm", "rms_norm", "matmul",
-    "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec", "_upsample_nearest_exact1d.vec",
-    "_upsample_nearest_exact2d.vec", "_upsample_nearest_exact3d.vec", "upsample_linear1d.vec",
-    "upsample_bilinear2d.vec", "upsample_trilinear3d.vec", "upsample_bicubic2d.vec", "max_pool1d", "max_pool2d",
-    "max_pool3d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-)  # fmt: skip
-#: Operators with a converter that the core ATen table would take apart.
-_KEPT_FROM_TABLE = (
-    "silu", "hardswish", "hardsigmoid", "mish", "softplus", "glu", "pixel_shuffle", "pixel_unshuffle",
-    "masked_fill.Scalar", "masked_fill.Tensor", "t", "transpose.int", "_fused_rms_norm", "roll", "std.correction",
-    "leaky_relu", "elu", "hardtanh", "baddbmm", "mv", "dot", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
-    "replication_pad1d", "replication_pad2d", "replication_pad3d", "stack", "split.Tensor", "unbind.int",
-    "select_scatter", "diag_embed", "tril", "triu", "take", "col2im",
-    "max_unpool2d", "max_unpool3d",
-)  # fmt: skip
-
-_override_lock = threading.RLock()  # the composite override patches torch's dispatcher for the whole process
-
-
-def _overloads(names: Sequence[str]) -> list[torch._ops.OpOverload]:
-    found = []
-    for name in names:
-        packet, _, overload = name.partition(".")
-        with contextlib.suppress(AttributeError):
-            found.append(getattr(getattr(aten, packet), overload or "default"))
-    return found
-
-
-@functools.cache
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    # A table that holds a kept op undoes the override, so they are filtered out.
-    kept = set(_overloads(_KEPT_COMPOSITES)) | set(_overloads(_KEPT_FROM_TABLE))
-    nearest = [f"{kind}{rank}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for rank in (1, 2, 3)]
-    # Not core_aten_decompositions(): it searches all of PyTorch for composites, which are taken apart without it.
-    core: Any = {**_core_aten_decompositions_post_autograd(), **get_decompositions(_overloads(nearest))}
-    table = {target: rule for target, rule in core.items() if target not in kept}
-    table.setdefault(aten.cudnn_batch_norm.default, _cudnn_batch_norm)
-    table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer
-    return table
-
-
-def _cudnn_batch_norm(
-    input: torch.Tensor, weight: torch.Tensor, bias: Any, mean: Any, var: Any, training: bool, factor: float, eps: float
-) -> Any:
-    if training:
-        return NotImplemented
-    out, save_mean, save_var = aten._native_batch_norm_legit_no_training(input, weight, bias, mean, var, factor, eps)
-    return out, save_mean, save_var, input.new_empty(0, dtype=torch.uint8)
-
-
-def _transformer_encoder_layer(
-    src: torch.Tensor, embed_dim: int, num_heads: int,
-    qkv_weight: torch.Tensor, qkv_bias: torch.Tensor, proj_weight: torch.Tensor, proj_bias: torch.Tensor,
-    use_gelu: bool, norm_first: bool, eps: float,
-    norm_weight_1: torch.Tensor, norm_bias_1: torch.Tensor, norm_weight_2: torch.Tensor, norm_bias_2: torch.Tensor,
-    ffn_weight_1: torch.Tensor, ffn_bias_1: torch.Tensor, ffn_weight_2: torch.Tensor, ffn_bias_2: torch.Tensor,
-    mask: torch.Tensor | None = None, mask_type: int | None = None,
-) -> Any:  # fmt: skip
-    """The eval fast path of ``nn.TransformerEncoderLayer``, one opaque operator otherwise.
-
-    Source: aten/src/ATen/native/transformers/transformer.cpp.
-    """
-    if mask is not None or src.is_nested:
-        return NotImplemented
-    batch, length, _ = src.shape
-
-    def attention(x: torch.Tensor) -> Any:
-        qkv = aten.linear(x, qkv_weight, qkv_bias).view(batch, length, 3, num_heads, embed_dim // num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out = aten.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, embed_dim)
-        return aten.linear(out, proj_weight, proj_bias)
-
-    def feed_forward(x: torch.Tensor) -> Any:
-        hidden = aten.linear(x, ffn_weight_1, ffn_bias_1)
-        hidden = aten.gelu(hidden) if use_gelu else aten.relu(hidden)
-        return aten.linear(hidden, ffn_weight_2, ffn_bias_2)
-
-    def norm1(x: torch.Tensor) -> Any:
-        return aten.layer_norm(x, [embed_dim], norm_weight_1, norm_bias_1, eps)
-
-    def norm2(x: torch.Tensor) -> Any:
-        return aten.layer_norm(x, [embed_dim], norm_weight_2, norm_bias_2, eps)
-
-    if norm_first:
-        src = src + attention(norm1(src))
-        return src + feed_forward(norm2(src))
-    src = norm1(src + attention(src))
-    return norm2(src + feed_forward(src))
-
-
-@contextlib.contextmanager
-def keep_composites() -> Iterator[None]:
-    """While open, the kept composites are leaves for every tracer of this process."""
-    from torch._export.utils import _special_op_to_preserve_cia
-    from torch.export.exported_program import _override_composite_implicit_decomp
-
-    with _override_lock, _override_composite_implicit_decomp(
-        {target: _special_op_to_preserve_cia for target in _overloads(_KEPT_COMPOSITES)}
-    ):
-        yield
 
 
 @dataclass(frozen=True)
@@ -174,7 +70,7 @@ def trace(
     # Autograd caching wants a compiler that it can serialize; torch.compile's aot_compile switches it on.
     uncached = functorch_config.patch({"force_autograd_cache": False, "bundled_autograd_cache": False})
     with torch.no_grad(), keep_composites(), uncached:
-        run = aot_autograd(fw_compiler=inner, decompositions=_decompositions(), keep_inference_input_mutations=True)
+        run = aot_autograd(fw_compiler=inner, decompositions=decompositions(), keep_inference_input_mutations=True)
         return run(gm, example_inputs)
 
 

@@ -56,9 +56,12 @@ def reasons(
         if one in sizes:
             yield from _size_reasons([value], told)
             continue
+        # What TensorRT takes as an engine's input alone is neither computed in one nor a literal of it.
+        dtypes = op.dtypes or DTYPES
+        dtypes = dtypes & DTYPES if one is node or one in constant else dtypes
         for each in value if isinstance(value, (tuple, list)) else (value,):
             # A literal is part of the engine, wherever it was traced.
-            yield from _value_reasons(each, op, None if one in constant else device)
+            yield from _value_reasons(each, dtypes, None if one in constant else device)
             if isinstance(each, torch.Tensor):
                 yield from _size_reasons(each.shape, told)
     yield from _argument_reasons([*node.args, *node.kwargs.values()])
@@ -69,7 +72,9 @@ def reasons(
         yield "limit", str(error)
 
 
-def _value_reasons(value: Any, op: Op, device: torch.device | None) -> Iterator[tuple[str, str]]:
+def _value_reasons(
+    value: Any, dtypes: frozenset[torch.dtype], device: torch.device | None
+) -> Iterator[tuple[str, str]]:
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         yield "limit", "a symbolic number"
     if not isinstance(value, torch.Tensor):
@@ -78,9 +83,9 @@ def _value_reasons(value: Any, op: Op, device: torch.device | None) -> Iterator[
         yield "limit", f"a {value.layout} tensor"
     elif value.ndim > 8:
         yield "limit", f"a tensor of rank {value.ndim}: TensorRT holds 8"
-    if value.dtype not in DTYPES:
+    if value.dtype not in DTYPES | dtypes:
         yield "dtype", f"{dtype_name(value.dtype)} stays in PyTorch"
-    elif op.dtypes is not None and value.dtype not in op.dtypes:
+    elif value.dtype not in dtypes:
         yield "dtype", f"no {dtype_name(value.dtype)} in TensorRT for this operator"
     if device is not None and value.device != device:
         yield "device", f"a tensor on {value.device} in a graph on {device}"

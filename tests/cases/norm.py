@@ -53,6 +53,8 @@ CASES = [
     Case("layer_plain", layer_norm((16,)), (T((2, 3, 16)),)),
     Case("layer_plain_two_dims", layer_norm((3, 16)), (T((2, 3, 16)),)),
     Case("layer_one_feature", layer_norm((1,)), (T((4, 1)),)),
+    affine("group_of_one_element", group_norm(2), (2, 2, 1, 1), (2,)),
+    Case("group_of_one_element_plain", group_norm(2), (T((3, 2, 1)),)),
     affine("layer_far_from_zero", layer_norm((64,)), (4, 64), (64,), kind=FAR),
     Case("layer_weights_are_data", layer_norm((16,)), (T((3, 16)), T((16,)), T((16,)))),
     Case("layer_mixed", layer_norm((16,)), (T((3, 16), torch.bfloat16), T((16,)), T((16,))), (1, 2)),

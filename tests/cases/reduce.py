@@ -109,6 +109,8 @@ _TRUTHS = [
 _RUNNING = [
     Case("cumsum", lambda x: x.cumsum(1), (X,), rejected="not refittable"),
     Case("cumprod", lambda x: x.cumprod(1), (X,), rejected="not refittable"),
+    Case("cumsum_int", lambda x: (x.cumsum(0), x.cumsum(-1, dtype=INT32)), (INTS,), rejected="not refittable"),
+    Case("cumsum_bool", lambda x: x.cumsum(1), (BOOLS,), rejected="not refittable"),
 ]
 CASES = _SUMS + _VARIANCES + _EXTREMES + _TRUTHS + _RUNNING
 

@@ -89,11 +89,13 @@ CASES = [
     Case("shuffle_int", lambda x: F.pixel_shuffle(x, 2), (T((1, 4, 3, 2), torch.int64, "int:-9:9"),)),
     Case("unshuffle", lambda x: F.pixel_unshuffle(x, 2), (T((2, 3, 4, 6)),)),
     Case("unshuffle_unbatched", lambda x: F.pixel_unshuffle(x, 3), (T((2, 3, 6)),)),
-    Case(
-        "antialias",
-        lambda x: F.interpolate(x, size=(3, 3), mode="bilinear", antialias=True),
-        (T(IMAGE),),
-        rejected="no converter",
+    *(
+        resize(f"{mode}_smooth_{name}", (2, 3, 9, 8), mode=mode, antialias=True, **given)
+        for mode in ("bilinear", "bicubic")
+        for name, given in (
+            ("shrink", {"size": (3, 5)}), ("grow", {"size": (12, 10)}), ("aligned", {"size": (4, 4), **ALIGNED}),
+            ("broken", {"scale_factor": (0.6, 1.3)}), ("to_one", {"size": (1, 3)}), ("alike", {"size": (9, 8)}),
+        )
     ),
 ]
 _BOTH = {

@@ -13,6 +13,8 @@ I32, I64, BOOL = torch.int32, torch.int64, torch.bool
 KINDS = {F32: "randn", F16: "randn", BF16: "randn", I32: "int:-9:9", I64: "int:-9:9", BOOL: "bool"}
 NAMES = {d: str(d).removeprefix("torch.") for d in KINDS}
 
+BYTES = T((2, 3, 4), torch.uint8, "int:0:256")
+
 
 def t(*shape: int, dtype: torch.dtype = F32) -> T:
     return T(shape, dtype, KINDS[dtype])
@@ -124,6 +126,10 @@ for _source in KINDS:
                 )
             )
 CASES += [
+    Case("cast_bytes", lambda x: (x.float() / 255, x.to(F16), x.to(I64) + 1), (BYTES,)),
+    Case("cast_bytes_bool", lambda x, y: torch.where(x.bool(), y, -y), (BYTES, t(2, 3, 4))),
+    Case("cast_bytes_turned", lambda x: x.permute(0, 2, 1).float() + 1, (BYTES,), rejected="uint8 stays in PyTorch"),
+    Case("cast_to_bytes", lambda x: x.relu().to(torch.uint8), (t(4, 3),), rejected="uint8 stays in PyTorch"),
     Case("cast_truncates", lambda x: (x * 3).to(I32), (t(4, 33),)),
     Case("cast_truncates_int64", lambda x: (x * 3).to(I64), (t(4, 33, dtype=F16),)),
     Case("cast_truncates_bfloat16", lambda x: (x * 3).long(), (t(4, 33, dtype=BF16),)),

@@ -18,6 +18,8 @@ def whole(name: str, fn: Callable[..., Any], *inputs: T, **kwargs: Any) -> Case:
 
 
 X = T((3, 4))
+#: Where a maximum was, none named twice.
+PLACES, VOLUME, PLACES_3D = T((2, 3, 1, 1), INT, "int:0:12"), T((1, 2, 1, 1, 1)), T((1, 2, 1, 1, 1), INT, "int:0:12")
 CASES = [
     whole(
         "baddbmm", lambda c, a, b: torch.baddbmm(c, a, b, beta=0.5, alpha=2), T((2, 3, 5)), T((2, 3, 4)), T((2, 4, 5))
@@ -33,6 +35,8 @@ CASES = [
     whole("dot", torch.dot, T((5,)), T((5,))),
     whole("mv", torch.mv, X, T((4,)), weights=(0,)),
     whole("prelu", lambda x, w: aten._prelu_kernel(x, w), T((2, 3, 4)), T((1, 3, 1)), weights=(1,)),
+    whole("max_unpool2d", lambda x, i: aten.max_unpool2d(x, i, [4, 3]), T((2, 3, 1, 1)), PLACES),
+    whole("max_unpool3d", lambda x, i: aten.max_unpool3d(x, i, [2, 3, 2], [1, 1, 1], [0, 0, 0]), VOLUME, PLACES_3D),
     whole("select_scatter", lambda x, y: torch.select_scatter(x, y, 1, 2), X, T((3,))),
     whole("split", lambda x: torch.split(x, 3, 1), T((2, 7))),
     whole("stack", lambda x, y: torch.stack([x, y], -1), X, X),

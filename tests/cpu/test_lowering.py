@@ -254,13 +254,19 @@ def test_encoder_layer_is_taken_apart(activation: str, norm_first: bool) -> None
     assert not staged.cut.rejections
 
 
-def test_encoder_layer_with_a_mask() -> None:
-    model = perturb(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True))
-    x, padding = torch.randn(2, 5, 16), torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]).bool()
+PADDING = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]).bool()
+CAUSAL = torch.ones(5, 5).triu(1).bool()
+
+
+@pytest.mark.parametrize(("mask", "padding"), [(None, PADDING), (CAUSAL, None), (CAUSAL, PADDING)])
+def test_encoder_layer_with_a_mask_is_taken_apart(mask: torch.Tensor | None, padding: torch.Tensor | None) -> None:
+    model, x = perturb(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)), torch.randn(2, 5, 16)
     with torch.no_grad():
-        want = model(x, src_key_padding_mask=padding)
-        have = stage(model, x, None, padding).compiled(x, src_key_padding_mask=padding)
-    torch.testing.assert_close(have[~padding], want[~padding], rtol=1e-4, atol=1e-5)
+        want = model(x, mask, padding)
+        staged = stage(model, x, mask, padding)
+        have = staged.compiled(x, mask, padding)
+    torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-5)
+    assert not staged.cut.rejections
 
 
 def _list(result: Any) -> list[torch.Tensor]:

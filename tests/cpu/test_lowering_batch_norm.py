@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.graphs import Staged, perturb, stage, targets
-from trt_stripped_backend import lowering
+from trt_stripped_backend import decompositions
 
 NORM = "aten._native_batch_norm_legit_no_training.default"
 
@@ -172,6 +172,6 @@ def test_a_layer_called_again_has_one_folded_weight() -> None:
 
 def test_cudnn_batch_norm_is_the_same_operator() -> None:
     x, weight, bias, mean, var = torch.randn(2, 4, 3), *(torch.rand(4) for _ in range(4))
-    out, *_ = lowering._cudnn_batch_norm(x, weight, bias, mean, var, False, 0.1, 1e-5)
+    out, *_ = decompositions._cudnn_batch_norm(x, weight, bias, mean, var, False, 0.1, 1e-5)
     torch.testing.assert_close(out, torch.nn.functional.batch_norm(x, mean, var, weight, bias, eps=1e-5))
-    assert lowering._cudnn_batch_norm(x, weight, bias, mean, var, True, 0.1, 1e-5) is NotImplemented
+    assert decompositions._cudnn_batch_norm(x, weight, bias, mean, var, True, 0.1, 1e-5) is NotImplemented

@@ -7,7 +7,7 @@ along one dimension after the other, with PyTorch's own indices and weights as l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -54,7 +54,28 @@ def upsample_bicubic2d(
     return _interpolate(net, input, align_corners, scale_factors, "CUBIC")
 
 
-for _one in (upsample_nearest, _upsample_nearest_exact, upsample_linear, upsample_bicubic2d):
+@op(aten._upsample_bilinear2d_aa.default, dtypes=FLOAT)
+def _upsample_bilinear2d_aa(
+    net: Net, self: ITensor, output_size: Sequence[int], align_corners: bool, scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> ITensor:  # fmt: skip
+    """_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""  # noqa: E501
+    return _smooth(net, self, aten._upsample_bilinear2d_aa.default, output_size, align_corners, scales_h, scales_w)
+
+
+@op(aten._upsample_bicubic2d_aa.default, dtypes=FLOAT)
+def _upsample_bicubic2d_aa(
+    net: Net, self: ITensor, output_size: Sequence[int], align_corners: bool, scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> ITensor:  # fmt: skip
+    """_upsample_bicubic2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor"""  # noqa: E501
+    return _smooth(net, self, aten._upsample_bicubic2d_aa.default, output_size, align_corners, scales_h, scales_w)
+
+
+for _one in (
+    upsample_nearest, _upsample_nearest_exact, upsample_linear, upsample_bicubic2d, _upsample_bilinear2d_aa,
+    _upsample_bicubic2d_aa,
+):  # fmt: skip
     _one.unless(Net.not_empty)
     _one.unless(Net.fixed_sizes)
 
@@ -145,6 +166,20 @@ def _cubic_taps(at: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor
     return indices.long(), torch.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], 1)
 
 
+def _smoothed_taps(
+    rule: Callable[..., torch.Tensor], size: int, out: int, align_corners: bool, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PyTorch's own weights: what its operator makes of each element alone."""
+    # Along the last dimension: torch 2.13 is wrong along another, on a CPU, when the last one has a single element.
+    each = torch.eye(size).reshape(1, size, 1, size)
+    weights = rule(each, [1, out], align_corners, None, scale)[0, :, 0].t()
+    used = weights != 0
+    first, count = used.int().argmax(1), int((size - used.flip(1).int().argmax(1) - used.int().argmax(1)).max())
+    first = first.clamp(max=size - count)
+    indices = first[:, None] + torch.arange(count)
+    return indices, weights.gather(1, indices)
+
+
 # ------------------------------------------------------------------------------------------------ all dimensions
 
 
@@ -182,6 +217,16 @@ def _interpolate(net: Net, x: ITensor, align_corners: bool, scale_factors: Scale
         at = _sources(size, out[dim], scale, align_corners, 0.5)
         at = at if align_corners else at - 0.5
         y = taps(net, y, dim, *(_cubic_taps(at, size) if mode == "CUBIC" else _linear_taps(at, size)))
+    return net.cast(y, net.dtype(x))
+
+
+def _smooth(
+    net: Net, x: ITensor, rule: Callable[..., torch.Tensor], output_size: Sequence[int], align_corners: bool,
+    *scales: float | None,
+) -> ITensor:  # fmt: skip
+    y = net.wide(x)
+    for dim, out, scale in zip((2, 3), output_size, scales, strict=True):
+        y = taps(net, y, dim, *_smoothed_taps(rule, net.shape(x)[dim], out, align_corners, scale))
     return net.cast(y, net.dtype(x))
 
 

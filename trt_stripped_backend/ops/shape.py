@@ -8,7 +8,7 @@ import torch
 
 from ..flavour import trt
 from ..sizes import alike, dynamic, has_no_elements
-from .net import ITensor, Net
+from .net import DTYPES, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
@@ -57,10 +57,12 @@ def clone(net: Net, self: ITensor) -> ITensor:
     return self  # a network's tensors are never written to, so a copy is the tensor itself
 
 
-@op(aten._to_copy.default)
+@op(aten._to_copy.default, dtypes=DTYPES | {torch.uint8})
 def to_copy(net: Net, self: ITensor, dtype: torch.dtype | None = None) -> ITensor:
     """_to_copy(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None,
     bool? pin_memory=None, bool non_blocking=False, MemoryFormat? memory_format=None) -> Tensor"""
+    if net.dtype(self) == torch.uint8:  # an image: TensorRT takes bytes as inputs, and casts them to float first
+        self = net.cast(self, torch.float32)
     return net.cast(self, net.out.dtype)  # a cast to integers truncates toward zero, in TensorRT as in PyTorch
 
 
