@@ -84,9 +84,9 @@ class Report:
     partitions: list[EngineReport] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     nodes: int = 0
-    notes: list[str] = field(default_factory=list)
     derived_weights: list[DerivedWeight] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list, repr=False)
+    notes: list[str] = field(default_factory=list)
 
     def anew(self) -> Report:
         """An empty report of the same setting."""
