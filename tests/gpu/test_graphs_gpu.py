@@ -194,8 +194,9 @@ def test_what_cannot_be_recorded_runs_in_pytorch(mode: str, why: str) -> None:
     x = image()
     fast = compiled(model, mode)
     fast(x)
-    for p in model.parameters():  # a derived weight is out of date now
-        p.mul_(0.5)
+    if mode == "bound":
+        for p in model.parameters():  # a derived weight is out of date now
+            p.mul_(0.5)
     report._warned.clear()  # a warning is said once a process
     graph = torch.cuda.CUDAGraph()
     with pytest.warns(UserWarning, match=why), torch.cuda.graph(graph):
