@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,11 +133,19 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_measured_numbers_are_those_of_the_results() -> None:
-    results = ROOT / "tests" / "benchmarks" / "results" / "h200-rtx-1.6.1-float32-bound.json"
-    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\|[^|]+\| (\d+) of (\d+) \| ([\d.e-]+) \| ([\d.]+) / (\d+) \|$", readme, re.MULTILINE)
-    assert [(int(inside), int(nodes)) for inside, nodes, *_ in told] == [(row["inside"], row["nodes"]) for row in rows]
-    for (_, _, error, plan, weights), row in zip(told, rows, strict=True):
-        assert float(error) == float(f"{row['error']:.1e}")
-        assert float(plan) == round(row["plan_mb"], 1) and int(weights) == round(row["weights_mb"])
+    results = ROOT / "tests" / "benchmarks" / "results" / "h100-rtx-1.6.1-bound.json"
+    models: dict[str, dict[str, Any]] = {}
+    for row in json.loads(results.read_text(encoding="utf-8"))["rows"]:
+        assert row["right"] and row["warm_right"] and row["warm_builds"] == 0
+        models.setdefault(row["model"], {})[row["dtype"]] = row
+    number = r"([\d.e-]+)"
+    pair = rf"{number} \({number}\)"
+    line = rf"^\|[^|]+\| (\d+) of (\d+) \| {number} \| {pair} \| {pair} \| {number} / (\d+) \|$"
+    told = re.findall(line, (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for found, model in zip(told, models.values(), strict=True):
+        single, half, brain = (model[dtype] for dtype in ("float32", "float16", "bfloat16"))
+        errors = [single["error"], half["error"], half["eager_error"], brain["error"], brain["eager_error"]]
+        assert [int(found[0]), int(found[1])] == [half["inside"], half["nodes"]]
+        assert [float(one) for one in found[2:7]] == [float(f"{one:.1e}") for one in errors]
+        assert [float(found[7]), int(found[8])] == [round(half["plan_mb"], 1), round(half["weights_mb"])]
+
