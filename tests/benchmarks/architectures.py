@@ -176,7 +176,10 @@ _TRANSFORMERS: dict[str, Architecture] = {
     "phi3": _hf("Phi 3", "Phi3ForCausalLM", "Phi3Config", decoder=True, pad_token_id=0),
     "falcon": _hf("Falcon", "FalconForCausalLM", "FalconConfig", decoder=True, alibi=False),
     "stablelm": _hf("StableLM", "StableLmForCausalLM", "StableLmConfig", decoder=True),
-    "mixtral": _hf("Mixtral", "MixtralForCausalLM", "MixtralConfig", decoder=True, num_local_experts=4),
+    "mixtral": _hf(
+        "Mixtral", "MixtralForCausalLM", "MixtralConfig", decoder=True, num_local_experts=4,
+        experts_implementation="batched_mm",  # its other ways to run experts have sizes that depend on data
+    ),
     "mamba": _hf("Mamba", "MambaForCausalLM", "MambaConfig", decoder=True, state_size=8),
     "whisper": _hf(
         "Whisper", "WhisperModel", "WhisperConfig",

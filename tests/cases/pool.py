@@ -25,6 +25,7 @@ CASES = [
     pool("max_1d", F.max_pool1d, LINE, 3),
     pool("max_1d_unbatched", F.max_pool1d, (3, 11), 2, stride=1),
     pool("max_1d_ceil", F.max_pool1d, LINE, 3, 2, 1, ceil_mode=True),
+    pool("max_1d_dilation_of_one", F.max_pool1d, LINE, 1, 1, 0, 2),
     pool("max_1d_dilation", F.max_pool1d, LINE, 3, 2, 1, 2),
     pool("max_2d", F.max_pool2d, IMAGE, 2),
     pool("max_2d_resnet", F.max_pool2d, IMAGE, 3, 2, 1),

@@ -14,6 +14,7 @@ from tests.fuzz.draw import graphs
 from tests.fuzz.graph import Graph, Input, Ref, Step
 from tests.fuzz.judge import Judge
 from tests.fuzz.registry import OPERATORS
+from tests.fuzz.shrink import shrink
 from trt_stripped_backend.ops.net import Net
 
 SMALL = Graph(
@@ -69,6 +70,18 @@ def test_a_converter_that_is_off_is_found_and_the_code_shows_it() -> None:
         check.check(SMALL)
     with wrong, pytest.raises(AssertionError, match=r"output 0: .* elements: at .* there is"):
         exec(str(raised.value).partition("\n\n")[2], {})
+
+
+def test_a_failure_is_made_smaller() -> None:
+    def fails(graph: Graph) -> bool:
+        return any(step.fn == "torch.add" for step in graph.steps)
+
+    small = shrink(SMALL, fails, 60)
+    assert [step.fn for step in small.steps] == ["torch.add", "torch.split"]
+    assert small.inputs == (Input((2, 1), torch.int64), Input((2, 4)))
+    assert len(small.outputs) == 1
+    assert small(*small.make())[0].ndim == 2
+    assert shrink(SMALL, fails, 0) == SMALL
 
 
 def test_a_build_that_fails_and_an_operator_that_raises_are_wrong() -> None:

@@ -152,9 +152,8 @@ def indexed(b: Builder) -> None:
     if name == "torch.index_select":
         b.add(name, x, dim, b.input((b.whole(0, 4),), b.one_of(*INTS), below=size))
         return
-    # A 0-d index is a number to PyTorch when it writes, which it reads from the device.
-    shapes = ((3,), (2, 2), (1,), *([()] if name == "own.index" else []))
-    places = b.input(b.one_of(*shapes), torch.int64, below=size)
+    # Not 0-d: to PyTorch that is often a number, which it reads from the device.
+    places = b.input(b.one_of((3,), (2, 2), (1,)), torch.int64, below=size)
     if name == "own.put":
         b.add(name, x, places, b.number(), dim % rank)
     else:

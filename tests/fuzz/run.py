@@ -1,4 +1,4 @@
-"""A run of many graphs: seeded chunks, each shrunk to its smallest failure, shared out among processes."""
+"""A run of many graphs: seeded chunks, shared out among processes. What fails is made smaller."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from .check import Found, found_in, reproduction
 from .draw import graphs
 from .graph import Graph
+from .shrink import shrink
 
 #: Graphs that hypothesis draws with one seed.
 CHUNK = 25
@@ -76,39 +77,28 @@ class Totals:
         )
 
 
-class _Enough(BaseException):
-    """Ends hypothesis' search, which takes any exception that is no ``BaseException`` for a failure."""
-
-
 def chunk(index: int, count: int, *, base: int, device: str, built: bool, totals: Totals) -> None:
-    """Draws and checks ``count`` graphs; what fails is shrunk, and noted in ``totals``."""
+    """Draws and checks ``count`` graphs; each that fails is made smaller, and noted in ``totals``."""
     mode = MODES[index % len(MODES)]
-    shown: list[str] = []
-    until = float("inf")
 
     @seed(base * 1_000_003 + index)
     @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate, Phase.shrink], print_blob=False,
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate], print_blob=False,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(graphs(index))
     def run(graph: Graph) -> None:
-        nonlocal until
-        if time.monotonic() > until:
-            raise _Enough
         found = found_in(graph, device=device, built=built, mode=mode)
-        if not found.wrong:
-            if not shown:  # what comes after a failure makes it smaller
-                totals.add(graph, found)
-            return
-        until = min(until, time.monotonic() + PATIENCE)
-        shown.append(f"WRONG {found.wrong}\n\n{reproduction(graph, device, built, mode)}\n")
-        raise AssertionError
+        totals.add(graph, found)
+        if found.wrong:
+            small = shrink(
+                graph, lambda one: bool(found_in(one, device=device, built=built, mode=mode).wrong), PATIENCE
+            )
+            wrong = found_in(small, device=device, built=built, mode=mode).wrong or found.wrong
+            totals.failures.append(f"WRONG {wrong}\n\n{reproduction(small, device, built, mode)}")
+            sys.stderr.write(totals.failures[-1] + "\n")
 
-    try:
-        run()
-    except (AssertionError, _Enough):
-        totals.failures.append(min(shown, key=len))
+    run()
 
 
 def run(count: int, *, base: int, device: str, built: bool, until: float, shard: int = 0, shards: int = 1) -> Totals:
@@ -119,8 +109,6 @@ def run(count: int, *, base: int, device: str, built: bool, until: float, shard:
         if time.monotonic() > until:
             break
         chunk(index, min(CHUNK, count - index * CHUNK), base=base, device=device, built=built, totals=totals)
-        for failure in totals.failures[-1:]:
-            sys.stderr.write(failure + "\n")
     return totals
 
 

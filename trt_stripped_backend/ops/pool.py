@@ -147,7 +147,9 @@ def _max_pool(
     dilation: Sequence[int],
 ) -> ITensor:  # fmt: skip
     rank = len(kernel)
-    strides, pads, steps = _each(stride or kernel, rank), _each(padding, rank), _each(dilation, rank)
+    strides, pads = _each(stride or kernel, rank), _each(padding, rank)
+    # A window of one element has no step: RTX fails to build some graphs with the gather that one would make.
+    steps = [d if k > 1 else 1 for d, k in zip(_each(dilation, rank), kernel, strict=True)]
     lead = len(out.shape) - rank
     if max(steps) == 1:
         return _layer(net, x, out.shape[lead:], kernel, strides, pads, "MAX")
