@@ -23,8 +23,7 @@ from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.ops.net import Net
 from trt_stripped_backend.options import Options
 from trt_stripped_backend.partition import Partitioned, partition
-from trt_stripped_backend.profile import as_intervals, ranges
-from trt_stripped_backend.run import places, sizes
+from trt_stripped_backend.profile import as_intervals, places, ranges, sizes
 from trt_stripped_backend.types import Entry, Partition, Rejection, Signature
 from trt_stripped_backend.weights import Split
 

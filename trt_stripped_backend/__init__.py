@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import clear_stats, refresh, reports, stats, wait
     from .cache import EngineCache, open_cache
-    from .errors import BadEntry, BuildFailed, CacheError, MissingEngine, OptionError, RefitFailed, TRTStrippedError
+    from .errors import (
+        BadEntry,
+        BuildFailed,
+        CacheError,
+        InputError,
+        MissingEngine,
+        OptionError,
+        RefitFailed,
+        TRTStrippedError,
+    )
     from .options import Options
+    from .programs.engine import StrippedEngine, strip_engine
+    from .programs.export import export
+    from .programs.program import RefittedProgram, StrippedProgram
     from .report import Report
     from .tracing import explain, prebuild
     from .variant import Variant
@@ -21,12 +33,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
-    "BadEntry": "errors", "BuildFailed": "errors", "CacheError": "errors", "OptionError": "errors",
-    "MissingEngine": "errors", "RefitFailed": "errors", "TRTStrippedError": "errors",
+    "BadEntry": "errors", "BuildFailed": "errors", "CacheError": "errors", "InputError": "errors",
+    "MissingEngine": "errors", "OptionError": "errors", "RefitFailed": "errors", "TRTStrippedError": "errors",
     "EngineCache": "cache", "open_cache": "cache",
     "Options": "options",
     "Report": "report", "clear_stats": "api", "refresh": "api", "reports": "api", "stats": "api",
     "explain": "tracing", "prebuild": "tracing", "Variant": "variant", "wait": "api",
+    "RefittedProgram": "programs.program", "StrippedProgram": "programs.program", "export": "programs.export",
+    "StrippedEngine": "programs.engine", "strip_engine": "programs.engine",
 }  # fmt: skip
 
 __all__ = [
@@ -34,20 +48,26 @@ __all__ = [
     "BuildFailed",
     "CacheError",
     "EngineCache",
+    "InputError",
     "MissingEngine",
     "OptionError",
     "Options",
     "RefitFailed",
+    "RefittedProgram",
     "Report",
+    "StrippedEngine",
+    "StrippedProgram",
     "TRTStrippedError",
     "Variant",
     "clear_stats",
     "explain",
+    "export",
     "open_cache",
     "prebuild",
     "refresh",
     "reports",
     "stats",
+    "strip_engine",
     "wait",
 ]
 

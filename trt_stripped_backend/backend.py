@@ -59,7 +59,7 @@ def trt_stripped(
 
     def call(*args: Any) -> Any:
         # torch 2.11 does not guard requires_grad of parameters, and AOT runs the inner callable with grad off.
-        if torch.is_grad_enabled() and _needs_grad(args):
+        if torch.is_grad_enabled() and needs_grad(args):
             return gm(*args)
         try:
             return compiled(*args)
@@ -93,11 +93,11 @@ class Saved(SerializableCallable):
     def deserialize_compile_artifacts(cls, data: bytes) -> Saved:
         """The callable over saved bytes; it has no graph to fall back to, so what fails raises."""
         compilation, planned, names = artifact.restore(data)
-        inner, _ = _running(compilation, planned, names)
+        inner, _ = assembled(compilation, planned, names)
         recent.append(compilation.report)
 
         def call(*args: Any) -> Any:
-            if torch.is_grad_enabled() and _needs_grad(args):
+            if torch.is_grad_enabled() and needs_grad(args):
                 raise TRTStrippedError("a saved function computes no gradients: call it under torch.no_grad()")
             # Casts are a part of the graph.
             with torch.no_grad(), torch._C._DisableAutocast():
@@ -118,7 +118,7 @@ trt_stripped.reset = reset  # type: ignore[attr-defined]
 def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
     """A compilation for these inputs, or why they stay in PyTorch."""
     tensors = [t for t in inputs if isinstance(t, torch.Tensor)]
-    if torch.is_grad_enabled() and _needs_grad(tensors):
+    if torch.is_grad_enabled() and needs_grad(tensors):
         return Rejection("", "graph", "grad", "a gradient is needed; use torch.no_grad() or inference_mode() to serve")
     device = next((t.device for t in tensors if t.device.type == "cuda"), None)
     if device is None:
@@ -159,7 +159,7 @@ def _callable(
             raise TRTStrippedError(f"aot_compile: {error}") from error
     if device is None or not runs_on(device):  # every CUDA tensor turned out to be unused
         return lowering.boxed(lowered.module)
-    inner, live = _running(compilation, planned, lowered.names, lowered.suspects)
+    inner, live = assembled(compilation, planned, lowered.names, lowered.suspects)
     return _without_data(compilation, lowered, inner, live) if lowered.suspects else inner
 
 
@@ -180,7 +180,7 @@ def _without_data(
         suspects = {i: written for i, written in lowered.suspects.items() if i not in data}
         lowered = dataclasses.replace(lowered, sources=sources, suspects=suspects)
         other = dataclasses.replace(compilation, report=compilation.report.anew())
-        inner, live = _running(other, other.plan(lowered), lowered.names, suspects)
+        inner, live = assembled(other, other.plan(lowered), lowered.names, suspects)
         recent.append(other.report)
 
     def call(args: list[Any]) -> Any:
@@ -193,15 +193,26 @@ def _without_data(
     return call
 
 
-def _running(
-    compilation: Compilation, planned: Planned, names: dict[int, str], suspects: Mapping[int, bool] | None = None
-) -> tuple[Callable[..., Any], LiveWeights]:
-    """The callable over engines and what stays in PyTorch between them, and where it takes its weights from."""
+def assembled(
+    compilation: Compilation, planned: Planned, names: dict[int, str], suspects: Mapping[int, bool] | None = None, *,
+    guarded: bool = True,
+) -> tuple[Callable[..., Any], LiveWeights]:  # fmt: skip
+    """The callable over engines and what stays in PyTorch between them, and where it takes its weights from.
+
+    Args:
+        compilation: for engines that must be had later.
+        planned: the graph and its engines.
+        names: where the user's model keeps each source, for messages.
+        suspects: arguments that may be data, see :class:`.watch.Disguised`.
+        guarded: Dynamo looks at the layouts of parameters before each call.
+    """
     device = compilation.device
     assert device is not None
     slots = [piece.signature.slots for piece in planned.pieces]
     copies = compilation.mode != "bound"
-    live = LiveWeights(planned.split, slots, copies=copies, names=names, device=device, suspects=suspects)
+    live = LiveWeights(
+        planned.split, slots, copies=copies, names=names, device=device, suspects=suspects, guarded=guarded
+    )
     module = planned.cut.module
     engines = [EngineCall(index, piece, compilation) for index, piece in enumerate(planned.pieces)]
     for engine in engines:
@@ -259,5 +270,5 @@ def _eager(gm: fx.GraphModule, why: Rejection, options: Options) -> Callable[...
     return gm
 
 
-def _needs_grad(args: Sequence[Any]) -> bool:
+def needs_grad(args: Sequence[Any]) -> bool:
     return any(a.requires_grad for a in args if isinstance(a, torch.Tensor))

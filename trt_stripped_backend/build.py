@@ -21,9 +21,10 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from .errors import BuildFailed, Unsupported
 from .flavour import Flavour, logger, messages, trt
 from .key import digest
+from .ops.library import all_ops
 from .ops.net import Net
 from .ops.network import Out
-from .ops.registry import bind, is_getitem, registry
+from .ops.registry import bind, is_getitem
 from .options import Options
 from .precision import applied
 from .profile import as_intervals, symbol_names
@@ -153,6 +154,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         Unsupported: a converter gave up, or made another shape or dtype than PyTorch.
     """
     values: dict[fx.Node, Any] = {}
+    converters = all_ops()
     inputs = {name: functools.partial(net.input, f"x{i}", spec) for i, (name, spec) in enumerate(signature.inputs)}
     slots = {name: functools.partial(net.slot, slot) for name, slot in signature.slots}
     names = symbol_names(partition, signature)
@@ -175,7 +177,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         elif node.op == "call_function":
             lookup = values.__getitem__
             arguments = bind(node.target, fx.node.map_arg(node.args, lookup), fx.node.map_arg(node.kwargs, lookup))
-            values[node] = registry[node.target].convert(net, **arguments)
+            values[node] = converters[node.target].convert(net, **arguments)
             _check(str(node.target), values[node], net)
     leaving: Any = partition.module.graph.output_node().args[0]
     for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):

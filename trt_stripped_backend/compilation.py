@@ -44,6 +44,7 @@ class Piece:
         graph: its canonical form.
         entry: the engine; None if the build failed, if only a look was asked for, or if the mode needs values first.
         pending: it is not in the cache, and is to be built in the background.
+        limits: the ranges that the engine was built for, where another process chose them.
     """
 
     partition: Partition
@@ -51,6 +52,7 @@ class Piece:
     graph: Json
     entry: Entry | None
     pending: bool = False
+    limits: Ranges | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Compilation:
 
     def ranges(self, piece: Piece, values: Sequence[int] | None = None) -> Ranges:
         """The range of each dynamic size of a piece; ``values`` must fit, if given."""
+        if values is None and piece.limits is not None:
+            return piece.limits
         return profile.ranges(piece.partition, piece.signature, self.options.dynamic_range, values)
 
     def entry(
@@ -163,7 +167,7 @@ class Compilation:
             return None
         environ = environment(
             (self.flavour.name, str(self.flavour.version)),
-            self._target(),
+            self.target(),
             self.mode,
             self.options.in_key(),
             tf32=tf32,
@@ -231,10 +235,10 @@ class Compilation:
     def _timings(self) -> Timings | None:
         if self.cache is None or self.flavour.is_rtx:  # RTX measures nothing when it builds
             return None
-        target = "-".join(map(str, self._target()))
+        target = "-".join(map(str, self.target()))
         return Timings(self.cache, f"{self.flavour.name}-{self.flavour.version}-{target}")
 
-    def _target(self) -> Json:
+    def target(self) -> Json:
         """What a plan is for. RTX plans run on every GPU since Ampere, so no GPU is named and a build needs none."""
         if self.flavour.is_rtx:
             return "portable"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch._decomp import _core_aten_decompositions_post_autograd, get_decompositions
+from torch._decomp import _core_aten_decompositions_post_autograd, core_aten_decompositions, get_decompositions
 
 aten = torch.ops.aten
 
@@ -44,17 +44,29 @@ def _overloads(names: Sequence[str]) -> list[torch._ops.OpOverload]:
     return found
 
 
+def _kept() -> set[torch._ops.OpOverload]:
+    """A table that holds a kept operator undoes the override, so these are filtered out."""
+    return {*_overloads(_KEPT_COMPOSITES), *_overloads(_KEPT_FROM_TABLE)}
+
+
 @functools.cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    # A table that holds a kept op undoes the override, so they are filtered out.
-    kept = set(_overloads(_KEPT_COMPOSITES)) | set(_overloads(_KEPT_FROM_TABLE))
+    kept = _kept()
     nearest = [f"{kind}{rank}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for rank in (1, 2, 3)]
-    # Not core_aten_decompositions(): it searches all of PyTorch for composites, which are taken apart without it.
+    # Not core_aten_decompositions(): it searches all of PyTorch for composites, which AOTAutograd takes apart anyway.
     core: Any = {**_core_aten_decompositions_post_autograd(), **get_decompositions(_overloads(nearest))}
     table = {target: rule for target, rule in core.items() if target not in kept}
     table.setdefault(aten.cudnn_batch_norm.default, _cudnn_batch_norm)
     table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer
     return table
+
+
+@functools.cache
+def decompositions_of_export() -> dict[Any, Callable[..., Any]]:
+    """The same for ``run_decompositions``, which leaves a composite whole unless the table has it."""
+    core: Any = core_aten_decompositions()
+    kept = _kept()
+    return {**{target: rule for target, rule in core.items() if target not in kept}, **decompositions()}
 
 
 def _cudnn_batch_norm(

@@ -17,7 +17,8 @@ from .background import worker
 from .compilation import VALUED, Compilation, Piece
 from .errors import BuildFailed, NotWarm, TRTStrippedError
 from .live import Bundle
-from .profile import contains
+from .profile import contains, places
+from .profile import sizes as told
 from .progress import ending
 from .report import stats, warn
 from .types import Entry, Ranges, Rejection
@@ -41,7 +42,7 @@ class EngineCall(nn.Module):
         self.failed = self.verified = self.pending = False
         self.why = ""
         self.seen: run.Seen | None = None
-        self.places = run.places(piece.signature, inputs)
+        self.places = places(piece.signature, inputs)
         self.lock = threading.RLock()
         ranges = compilation.ranges(piece)
         # One attribute, so that a thread never sees the ranges of one engine and the runner of another.
@@ -62,7 +63,7 @@ class EngineCall(nn.Module):
             return self._in_torch_for_good(weights, *inputs)
         ranges, runner = self.engine
         if ranges or self.pending:
-            sizes = run.sizes(self.places, inputs)
+            sizes = told(self.places, inputs)
             if not contains(ranges, sizes):
                 ranges, runner = self._widen(sizes)
             if self.pending:
@@ -83,6 +84,16 @@ class EngineCall(nn.Module):
             if found:
                 return self._fail("verify", found, reference)
         return outputs
+
+    def load(self) -> None:
+        """Loads the engine ahead of the first call, or waits until it is loaded.
+
+        Raises:
+            RefitFailed: TensorRT cannot load it.
+        """
+        runner = self.engine[1]
+        if runner is not None:
+            runner.pool.preload()
 
     def _widen(self, sizes: Sequence[int]) -> tuple[Ranges, run.Runner | None]:
         """An engine that takes these sizes too, which all calls use from now on; None until there is one."""

@@ -30,9 +30,12 @@ class NotWarm(RefitFailed):
 class MissingEngine(TRTStrippedError, LookupError):
     """A saved function names an engine that is nowhere to be found."""
 
+class InputError(TRTStrippedError, ValueError):
+    """The arguments of a call are not what a program was exported for."""
+
 
 class BadEntry(TRTStrippedError, ValueError):
-    """A cache entry is truncated, foreign, of another format version, or does not match its digest."""
+    """A cache entry or a stored program is truncated, foreign, of another format version, or not what was written."""
 
 
 class CacheError(TRTStrippedError, OSError):

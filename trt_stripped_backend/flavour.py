@@ -73,6 +73,16 @@ class Flavour:
         """
         return not self.is_rtx and (self.version.major, self.version.minor) == (11, 3)
 
+    def runs(self, name: str, version: str, *, newer: bool) -> bool:
+        """Whether it takes plans of another library and version.
+
+        Args:
+            name: of the flavour that built the plan.
+            version: of that flavour.
+            newer: the plan was built for later versions too.
+        """
+        return name == self.name and (self.version == Version(version) or (newer and self.version > Version(version)))
+
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 

@@ -42,8 +42,8 @@ def checked(tensor: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, devi
     have = (tuple(tensor.shape), tensor.dtype, tensor.device)
     if have != (tuple(shape), dtype, device):
         raise RefitFailed(
-            f"weight {name} is {dtype_name(tensor.dtype)}{list(tensor.shape)} on {tensor.device}; its engine "
-            f"was built for {dtype_name(dtype)}{list(shape)} on {device}: compile again (torch.compiler.reset())"
+            f"weight {name} is {dtype_name(tensor.dtype)}{list(tensor.shape)} on {tensor.device}; its engine was built "
+            f"for {dtype_name(dtype)}{list(shape)} on {device}: compile (torch.compiler.reset()) or export again"
         )
     if tensor.numel() and not tensor.data_ptr():
         raise RefitFailed(f"weight {name} has no memory (its storage was freed): restore it before the call")
@@ -144,12 +144,14 @@ class LiveWeights:
         names: where the user's model keeps each source, for messages.
         device: where the engines run.
         suspects: arguments that may be data, see :class:`.watch.Disguised`.
+        guarded: Dynamo looks at the layouts of parameters before each call, in the versions of PyTorch where it does.
     """
 
     def __init__(
         self, split: Split, slots: Sequence[Sequence[tuple[str, Slot]]], *, copies: bool, names: dict[int, str],
-        device: torch.device, suspects: Mapping[int, bool] | None = None,
+        device: torch.device, suspects: Mapping[int, bool] | None = None, guarded: bool = True,
     ) -> None:  # fmt: skip
+        self._unguarded = _UNGUARDED or not guarded
         self.split, self.slots, self.names, self.copies, self.device = split, slots, names, copies, device
         placeholders = [n.name for n in split.module.graph.find_nodes(op="placeholder")]
         self._argument = {name: i for i, name in enumerate(placeholders[: split.arguments])}
@@ -190,7 +192,7 @@ class LiveWeights:
 
     def _found(self, pointers: tuple[int, ...], sources: tuple[torch.Tensor, ...]) -> WeightSet:
         where: tuple[Any, ...] = pointers
-        if _UNGUARDED:
+        if self._unguarded:
             where = (pointers, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
         with self._lock:
             self._disguised.look(sources)
@@ -207,7 +209,7 @@ class LiveWeights:
             while len(self._sets) >= _MAX_SETS:
                 self._sets.popitem(last=False)
             self._sets[where] = found
-            self._last = pointers, same_layout(sources) if _UNGUARDED and sources else None, found
+            self._last = pointers, same_layout(sources) if self._unguarded and sources else None, found
             return found
 
     @property

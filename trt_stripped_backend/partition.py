@@ -8,7 +8,7 @@ would raise the level by two. So everything of one level is one partition, witho
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,25 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
     return Partitioned(module, partitions, rejections, device)
+
+
+def recut(split: Split, groups: Sequence[Sequence[str]]) -> Partitioned:
+    """Cuts the main graph of a split as it was cut before.
+
+    Args:
+        split: what :func:`.weights.split` returned.
+        groups: the nodes of each engine by name, in graph order.
+
+    Raises:
+        KeyError: the graph has no node of such a name.
+    """
+    gm = split.module
+    sizes = _sizes(gm.graph)
+    told = _told(gm.graph, sizes)
+    named = {node.name: node for node in gm.graph.nodes}
+    chosen = [[named[name] for name in group] for group in groups]
+    module, partitions = _Cut(gm, *_share_memory(chosen), split.weights, sizes, told).run()
+    return Partitioned(module, partitions, (), _device(gm.graph))
 
 
 def _sizes(graph: fx.Graph) -> dict[fx.Node, None]:

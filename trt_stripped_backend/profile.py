@@ -74,6 +74,20 @@ def neighbours(ranges: Ranges) -> list[Ranges]:
 _MOST, _FAR = 16, {1: 41, 2: 4}
 
 
+#: For each dynamic size, the position of the argument that tells it, and the dimension; None for an int.
+Places = list[tuple[int, int | None]]
+
+
+def places(signature: Signature, inputs: Sequence[str]) -> Places:
+    """Where a call's arguments, named ``inputs``, tell the dynamic sizes."""
+    return [(inputs.index(one.argument), one.dim) for one in signature.symbols]
+
+
+def sizes(places: Places, inputs: Sequence[Any]) -> tuple[int, ...]:
+    """The values of the dynamic sizes in a call."""
+    return tuple(inputs[i] if dim is None else inputs[i].shape[dim] for i, dim in places)
+
+
 def contains(ranges: Ranges, values: Sequence[int]) -> bool:
     return all(low <= value <= high for (low, _, high), value in zip(ranges, values, strict=True))
 

@@ -17,6 +17,7 @@ from .errors import NotWarm, RefitFailed
 from .flavour import messages
 from .graphs import Recorded, run_and_record
 from .live import ALIGNMENT, Bundle, laid_out
+from .profile import places, sizes
 from .refit import Engine, EnginePool
 from .types import BlobStore, Signature
 
@@ -31,19 +32,6 @@ _REFITTED = (
 _COLD = "a CUDA graph is recorded, and {}: call the model once with the same sizes and weights before recording it"
 
 _loader = ThreadPoolExecutor(2, "trt_stripped")
-
-#: For each dynamic size, the position of the argument that tells it, and the dimension; None for an int.
-Places = list[tuple[int, int | None]]
-
-
-def places(signature: Signature, inputs: Sequence[str]) -> Places:
-    """Where a call's arguments, named ``inputs``, tell the dynamic sizes."""
-    return [(inputs.index(one.argument), one.dim) for one in signature.symbols]
-
-
-def sizes(places: Places, inputs: Sequence[Any]) -> tuple[int, ...]:
-    """The values of the dynamic sizes in a call."""
-    return tuple(inputs[i] if dim is None else inputs[i].shape[dim] for i, dim in places)
 
 
 class Seen(NamedTuple):

@@ -19,8 +19,8 @@ STAGES = (
     "errors", "sizes", "types", "options", "flavour", "progress", "precision", "fingerprint", "watch", "inplace",
     "decompositions", "lowering", "weights", "live", "ops", "reasons", "origin", "partition", "key", "profile",
     "portable", "cache", "megacache", "build", "refit", "context", "graphs", "run", "verify", "view", "report",
-    "compilation", "artifact", "background", "enginecall", "backend", "variant", "layouts", "tracing", "api", "cli",
-    "__init__",
+    "compilation", "artifact", "background", "enginecall", "backend", "variant", "layouts", "tracing", "programs",
+    "api", "cli", "__init__",
 )  # fmt: skip
 #: Converters stand on these and on each other.
 OPS_BASE = ("registry", "network", "shapes", "net")

@@ -86,7 +86,7 @@ class Bench:
         def callable(lowered: lowering.Lowered) -> Callable[..., Any]:
             one = compilation.Compilation.of(chosen, load(), CPU)
             self.report = one.report
-            return backend._running(one, one.plan(lowered), lowered.names)[0]
+            return backend.assembled(one, one.plan(lowered), lowered.names)[0]
 
         def stand_in(gm: fx.GraphModule, inputs: Any) -> Callable[..., Any]:
             return lowering.trace(gm, inputs, callable)

@@ -7,6 +7,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -96,23 +97,29 @@ def write_private(root: Path, name: str, data: bytes) -> None:
     path, temporary = root / name, root / TEMPORARY / secrets.token_hex(16)
     temporary.parent.mkdir(mode=0o700, exist_ok=True)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_new(temporary, [data], mode=0o600)
         touch(temporary)
         if not path.parent.is_dir():
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(root)
+            sync_directory(root)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
+
+
+def write_new(path: Path, parts: Iterable[bytes], *, mode: int) -> None:
+    """Writes a file that does not exist yet, and waits until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    try:
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def touch(path: Path) -> None:
@@ -121,7 +128,8 @@ def touch(path: Path) -> None:
     os.utime(path, ns=(now, now))
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Waits until the disk knows the names in a directory."""
     if not _POSIX:
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,0 +1,1 @@
+"""Exported programs: engines and PyTorch in one file without weights."""
