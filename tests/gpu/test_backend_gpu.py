@@ -241,17 +241,17 @@ def test_verify_and_odd_dtypes() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_dead_models_free_their_memory(mode: str) -> None:
-    x = torch.randn(4, 8, 1024, device="cuda")
+    x = torch.randn(4, 8, 2048, device="cuda")
     sizes = []
     for seed in range(6):
-        model = perturbed(Block(1024), seed)
+        model = perturbed(Block(2048), seed)
         assert error(compiled(model, mode)(x), model(x)) < 1e-5
         del model
         gc.collect()
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info()
         sizes.append((total - free) / 2**20)
-    assert sizes[-1] - sizes[1] < 40, sizes  # a block is 17 MB
+    assert sizes[-1] - sizes[1] < 200, sizes  # a block is 67 MB; other processes may use the GPU too
 
 
 @torch.no_grad()

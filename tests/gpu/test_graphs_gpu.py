@@ -197,9 +197,14 @@ def test_what_cannot_be_recorded_runs_in_pytorch(mode: str, why: str) -> None:
     if mode == "bound":
         for p in model.parameters():  # a derived weight is out of date now
             p.mul_(0.5)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)  # PyTorch too must have run before it is recorded
+    side.synchronize()
     report._warned.clear()  # a warning is said once a process
     graph = torch.cuda.CUDAGraph()
-    with pytest.warns(UserWarning, match=why), torch.cuda.graph(graph):
+    with pytest.warns(UserWarning, match=why), torch.cuda.graph(graph, stream=side):
         out = fast(x)
     fast(x)
     x.copy_(image())
