@@ -126,14 +126,14 @@ def _put(update: fx.Node) -> Any:
 def _operands(update: fx.Node) -> Iterator[fx.Node]:
     """The tensors that an update needs besides the buffer."""
     if update.target in _BY_INDEX:
-        yield from (node for node in update.all_input_nodes if node is not update.args[0])
+        yield from _nodes((update.args[1:], update.kwargs))
         return
     inner = _inner(update)
     for one in inner:
         yield from _operands(one)
     if not inner:
         yield _put(update)
-    yield from (node for node in _nodes((update.args[2:], update.kwargs)))
+    yield from _nodes((update.args[2:], update.kwargs))
 
 
 def _nodes(arguments: Any) -> list[fx.Node]:

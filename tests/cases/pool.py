@@ -25,6 +25,8 @@ CASES = [
     pool("max_1d", F.max_pool1d, LINE, 3),
     pool("max_1d_unbatched", F.max_pool1d, (3, 11), 2, stride=1),
     pool("max_1d_ceil", F.max_pool1d, LINE, 3, 2, 1, ceil_mode=True),
+    Case("whole_line", lambda x: (F.max_pool1d(x, 7), F.avg_pool1d(x, 7)), (T((2, 3, 7)),)),
+    Case("whole_line_adapted", lambda x: F.adaptive_avg_pool1d(x, 1), (T((2, 3, 7)),)),
     pool("max_1d_dilation_of_one", F.max_pool1d, LINE, 1, 1, 0, 2),
     pool("max_1d_dilation", F.max_pool1d, LINE, 3, 2, 1, 2),
     pool("max_2d", F.max_pool2d, IMAGE, 2),

@@ -29,6 +29,7 @@ CASES = [
     Case("topk_all", lambda x: x.topk(5, -2), (u(5, 2),)),
     Case("topk_1d", lambda x: x.topk(3), (u(9),)),
     Case("topk_0d", lambda x: x.topk(1), (t(),)),
+    Case("sort_size_1", lambda x: (*x.sort(1), *torch.sort(x, dim=1, stable=True)), (u(4, 1, 3),)),
     Case("topk_size_1", lambda x: x.topk(1), (u(4, 1),)),
     Case("topk_unsorted_values", lambda x: x.topk(3, sorted=False)[0].sum(-1), (u(4, 7),)),
     Case("topk_values_of_ties", lambda x: x.topk(3)[0], (T((4, 9), kind="int:0:3"),)),

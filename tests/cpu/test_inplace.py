@@ -145,6 +145,16 @@ def test_what_is_written_is_what_was_there(fn: Callable[..., torch.Tensor]) -> N
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize("values", [lambda a: a, lambda a: a[1:3], lambda a: a.t()])
+def test_what_is_put_there_from_there_is_computed_first(values: Callable[..., torch.Tensor]) -> None:
+    def fn(a: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        a.copy_(torch.ops.aten.index_put(a, [places], values(a)))
+        return a.exp()
+
+    a, places = torch.randn(4, 4), torch.tensor([3, 0] if values(torch.ones(4, 4)).shape[0] == 2 else [3, 0, 2, 1])
+    assert targets(lower(fn, a, places).module)[-1] == "aten.copy_.default"
+
+
 def test_a_part_is_written_where_it_lies() -> None:
     def fn(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         a[:, 2:4] = x.relu()

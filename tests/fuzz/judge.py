@@ -11,7 +11,7 @@ from .graph import Graph, Step, default_dtype
 from .registry import EXACT
 
 #: Perturbed runs, and how many times their spread an error may be.
-RUNS, FACTOR = 6, 4.0
+RUNS, FACTOR = 6, 10.0
 #: Roundings by which each step errs in a perturbed run, and by which a result may err for each step in any case.
 ROUNDINGS = 2.0
 

@@ -12,14 +12,18 @@ import torch
 import trt_stripped_backend
 
 HERE = Path(__file__).parent
-# The first engine of a process decides on TF32 for all of it (``precision.py``), and these tests come in any order.
-os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and item.get_closest_marker("gpus") is None:
             item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def exact() -> None:
+    """The first engine of a process decides on TF32 for all of it (``precision.py``); these tests come in any order."""
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 
 @pytest.fixture(autouse=True)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    StaticCache,
-)
 
 import trt_stripped_backend as ts
 from tests.cpu.test_inplace import WRITES, Attention
 from tests.gpu.common import error, perturbed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MODES = ["bound", "general"]
 VOCABULARY, PROMPT, TOKENS = 128, 5, 24
@@ -28,6 +23,8 @@ SPREAD = 10.0
 
 
 def llama(seed: int = 0) -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaForCausalLM  # here: only these tests need them
+
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -37,6 +34,8 @@ def llama(seed: int = 0) -> PreTrainedModel:
 
 
 def gpt2(seed: int = 0) -> PreTrainedModel:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=128, pad_token_id=0, eos_token_id=None,
@@ -131,6 +130,8 @@ def test_a_static_cache_follows_the_weights() -> None:
 
 @torch.no_grad()
 def test_a_static_cache_holds_what_eagers_holds() -> None:
+    from transformers import StaticCache
+
     model, ids = llama(), prompts()
     twin = copy.deepcopy(model)
     compile_forward(twin, "bound")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from ..flavour import trt
+from ..sizes import alike
 from .create import iota
 from .index import gather_elements
 from .net import FLOAT, INT, ITensor, Net, Scalar, Value
@@ -27,6 +28,8 @@ def _top(net: Net, x: ITensor, k: int, dim: int, largest: bool) -> tuple[ITensor
     """The k largest or smallest elements along ``dim``, in order, and their indices (int64)."""
     shape, dtype = list(net.shape(x)) or [1], net.dtype(x)
     dim %= len(shape)
+    if alike([shape[dim]], [1]):  # nothing to choose from, and RTX fails to build some graphs with such a layer
+        return x, net.full(net.shape(x), 0, torch.int64)
     # TopK takes one of the last four dimensions of a tensor of rank 2 or more, and no bool.
     rows, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
     wide = net.cast(x, torch.int32) if dtype == torch.bool else x
@@ -154,7 +157,7 @@ def sort_stable(
     """sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False)
     -> (Tensor values, Tensor indices)"""
     rank = len(self.shape)
-    if not stable or not rank:
+    if not stable or not rank or alike([net.shape(self)[dim]], [1]):
         return _top(net, self, net.shape(self)[dim] if rank else 1, dim, descending)
     order = [d for d in range(rank) if d != dim % rank] + [dim % rank]
     x = net.permute(net.cast(self, torch.int32) if net.dtype(self) == torch.bool else self, order)
