@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from tests.default_dtype import default_dtype
 
 
 class Pick(nn.Module):
@@ -209,16 +210,6 @@ MODELS: dict[str, Model] = {
 LARGE: dict[str, Model] = {"llama_1b5": Model(Llama, (2, 128), 8192, torch.bfloat16)}
 
 
-@contextlib.contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def perturb(model: nn.Module) -> nn.Module:
     """Moves biases, scales and running statistics away from zero and one: a dropped one shows."""
     for module in model.modules():
@@ -236,7 +227,7 @@ def make(name: str, device: str = "cuda") -> tuple[nn.Module, torch.Tensor]:
     """A model in eval mode with seeded weights in its row's dtype, and an input. A dropped bias or norm scale shows."""
     row = (MODELS | LARGE)[name]
     torch.manual_seed(0)
-    with torch.device(device), _default(row.dtype):
+    with torch.device(device), default_dtype(row.dtype):
         model = perturb(row.make().eval().requires_grad_(False))
         x = torch.randint(0, row.vocabulary, row.shape) if row.vocabulary else torch.randn(row.shape)
     return model, x

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from tests.default_dtype import default_dtype
+
 from .samples import Outputs, Sample, Task
 
 #: Operators whose values nobody promises.
@@ -20,12 +22,8 @@ _EMULATED = 12
 def eager(sample: Sample, seed: int, wide: torch.dtype | None = None) -> Outputs:
     """The sample in PyTorch, with ``wide`` for what is floating-point or becomes so, if given."""
     torch.manual_seed(seed)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(wide or before)
-    try:
+    with default_dtype(wide or torch.get_default_dtype()):
         return sample.fn(*sample.make(wide))
-    finally:
-        torch.set_default_dtype(before)
 
 
 def difference(

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .graph import Graph, Step, default_dtype
+from tests.default_dtype import default_dtype
+
+from .graph import Graph, Step
 from .registry import EXACT
 
 #: Perturbed runs, and how many times their spread an error may be.
