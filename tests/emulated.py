@@ -91,22 +91,22 @@ class Event:
 
 
 class Graph:
-    """``torch.cuda.CUDAGraph``."""
+    """:class:`.cudagraph.CudaGraph`."""
 
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
 
-    def capture_begin(self, capture_error_mode: str) -> None:
-        assert capture_error_mode == "thread_local"
+    def begin(self, stream: int) -> None:
+        assert stream != MAIN, "the default stream cannot be recorded"
         world.recording = self.work
 
-    def capture_end(self) -> None:
+    def end(self, stream: int) -> None:
         world.recording = None
         world.calls["record"] += 1
         if world.unrecordable:
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    def replay(self) -> None:
+    def launch(self, stream: int) -> None:
         world.calls["replay"] += 1
         for one in self.work:
             one()
@@ -263,7 +263,7 @@ def emulated() -> Iterator[World]:
         (torch.cuda, "current_device", lambda: None), (torch.cuda, "device", contextlib.nullcontext),
         (torch.cuda, "stream", current), (torch.cuda, "Stream", Stream), (torch.cuda, "Event", Event),
         (torch.cuda, "current_stream", lambda *_: Stream(handle=world.current)),
-        (torch.cuda, "default_stream", lambda *_: Stream(handle=MAIN)), (torch.cuda, "CUDAGraph", Graph),
+        (torch.cuda, "default_stream", lambda *_: Stream(handle=MAIN)), (graphs, "CudaGraph", Graph),
         (torch.Tensor, "record_stream", lambda *_: None),
         (torch.cuda, "is_current_stream_capturing", lambda: world.recorded_by_caller),
         (torch.cuda, "is_initialized", lambda: True),

@@ -30,7 +30,7 @@ from .precision import applied
 from .profile import as_intervals, symbol_names
 from .progress import ending, watched
 from .sizes import dim, evaluate, interval, may_be, size
-from .types import BlobStore, Entry, Json, Key, Partition, Ranges, Signature, dtype_name
+from .types import BlobStore, Entry, Json, Key, Partition, Ranges, Signature, dtype_name, flat_bytes
 
 #: TensorRT-RTX keeps state between refittable builds of one process; one build at a time is also what memory allows.
 _build_lock = threading.Lock()
@@ -247,7 +247,7 @@ def _config(builder: Any, flavour: Flavour, mode: str, options: Options, tf32: b
 
 
 def _encode(value: torch.Tensor) -> Json:
-    raw = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    raw = flat_bytes(value).numpy().tobytes()
     return [dtype_name(value.dtype), list(value.shape), base64.b64encode(raw).decode()]
 
 

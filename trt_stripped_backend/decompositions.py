@@ -57,6 +57,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     core: Any = {**_core_aten_decompositions_post_autograd(), **get_decompositions(_overloads(nearest))}
     table = {target: rule for target, rule in core.items() if target not in kept}
     table.setdefault(aten.cudnn_batch_norm.default, _cudnn_batch_norm)
+    for target in (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default):
+        table[target] = _summed_in_float32(table[target])
     table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer
     return table
 
@@ -76,6 +78,18 @@ def _cudnn_batch_norm(
         return NotImplemented
     out, save_mean, save_var = aten._native_batch_norm_legit_no_training(input, weight, bias, mean, var, factor, eps)
     return out, save_mean, save_var, input.new_empty(0, dtype=torch.uint8)
+
+
+def _summed_in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's decomposition of a loss, which rounds half types at each step, where its kernel rounds once."""
+
+    def loss(self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, *rest: Any) -> Any:
+        if self.dtype not in (torch.float16, torch.bfloat16):
+            return rule(self, target, weight, *rest)
+        made = rule(self.float(), target, None if weight is None else weight.float(), *rest)
+        return tuple(one.to(self.dtype) for one in made)
+
+    return loss
 
 
 def _transformer_encoder_layer(

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .types import flat_bytes
+
 _BLOCK = 1 << 18  # words for which coefficients are kept: 8 MiB for four lanes, which stays in a GPU's L2 cache
 _LANES = 4
 
@@ -31,7 +33,7 @@ def _coefficients(device: torch.device) -> torch.Tensor:
 
 def _words(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor's bytes in logical order as 32-bit words, the last one padded with zeros."""
-    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    raw = flat_bytes(tensor)
     spare = -raw.numel() % 4
     if spare or raw.data_ptr() % 4:
         raw = torch.nn.functional.pad(raw, (0, spare))

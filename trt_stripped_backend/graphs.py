@@ -7,16 +7,16 @@ parameter is seen by the next replay. A refit ends a graph: on TensorRT-RTX 1.6.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from .context import Call, Context, empty_cuda, placeholder, side_stream
+from .cudagraph import CudaGraph
 from .flavour import messages
 
 
@@ -67,7 +67,7 @@ class Recorded:
         self._inputs, self._outputs, self._arena, self._kept = inputs, outputs, arena, kept
         weak: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
         self._sources = [weak(t.untyped_storage()) for t in sources]
-        self._graph: torch.cuda.CUDAGraph = torch.cuda.CUDAGraph()
+        self._graph = CudaGraph()
         self._handle: int | None = None
         self.why = ""
 
@@ -89,7 +89,7 @@ class Recorded:
             self._handle = handle
         for mine, (position, _, _) in zip(self._inputs, self.call.inputs, strict=True):
             mine.copy_(inputs[position])
-        self._graph.replay()
+        self._graph.launch(handle)
         return self.results()
 
     def record(self, stream: torch.cuda.Stream) -> None:
@@ -97,29 +97,39 @@ class Recorded:
         messages.clear()
         done = False
         try:
-            with torch.cuda.stream(stream), _uncollected():
-                # Other threads may allocate and wait meanwhile. Nothing is allocated here, so no pool is shared.
-                self._graph.capture_begin(capture_error_mode="thread_local")
+            with torch.cuda.stream(stream), _uncollected:
+                self._graph.begin(stream.cuda_stream)
                 try:
                     done = self.context.execute(stream.cuda_stream)
                 finally:
-                    self._graph.capture_end()
+                    self._graph.end(stream.cuda_stream)
         except RuntimeError as error:
             self.why = str(error)
         else:
             self.why = "" if done else messages.text()
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection: what it frees may call into CUDA, which would end the recording."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+class _Uncollected:
+    """No garbage collection while a thread records: what it frees may call into CUDA, which would end the recording."""
+
+    def __init__(self) -> None:
+        self._lock, self._threads, self._enabled = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._enabled = gc.isenabled()
+                gc.disable()
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads and self._enabled:
+                gc.enable()
+
+
+_uncollected = _Uncollected()
 
 
 def run_and_record(

@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from .errors import Unsupported
 from .ops.registry import bind, is_getitem
 from .sizes import bounds, expression, hint, is_symbol, size, symbols
-from .types import Json, Key, Partition, Signature, Slot, Symbol, TensorSpec, dtype_name
+from .types import Json, Key, Partition, Signature, Slot, Symbol, TensorSpec, dtype_name, flat_bytes
 
 FORMAT = 1
 
@@ -178,8 +178,7 @@ _COPIES = (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default)
 
 def _literal(value: torch.Tensor) -> Json:
     with unset_fake_temporarily():  # compiler callbacks run under an active FakeTensorMode
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+        raw = flat_bytes(value.cpu()).numpy().tobytes()
     return [dtype_name(value.dtype), list(value.shape), hashlib.sha256(raw).hexdigest()]
 
 

@@ -13,7 +13,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from .errors import BadEntry, Unsupported
 from .sizes import OPERATORS
-from .types import Json, Signature, Slot, Symbol, TensorSpec, dtype_name
+from .types import Json, Signature, Slot, Symbol, TensorSpec, dtype_name, flat_bytes
 
 #: Functions that are no operators of PyTorch's, by the name that stands for them.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -25,9 +25,8 @@ _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 
 def dump_tensor(tensor: torch.Tensor) -> Json:
     """A literal by value."""
-    host = tensor.detach().cpu().contiguous()
-    raw = host.reshape(-1).view(torch.uint8).numpy().tobytes() if host.numel() else b""
-    return [dtype_name(host.dtype), list(host.shape), str(tensor.device), base64.b64encode(raw).decode()]
+    raw = flat_bytes(tensor.cpu()).numpy().tobytes()
+    return [dtype_name(tensor.dtype), list(tensor.shape), str(tensor.device), base64.b64encode(raw).decode()]
 
 
 def load_tensor(data: Json) -> torch.Tensor:

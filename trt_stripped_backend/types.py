@@ -20,6 +20,12 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements' bytes in logical order, uint8 ``[nbytes]``; shares the memory of a contiguous tensor."""
+    # Not by reshape: that leaves a single element with a stride that forbids to view it as bytes.
+    return tensor.detach().contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
 def dense_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...] | None:
     """Dimensions from outermost to innermost in memory if the layout is dense and does not overlap, else None.
 

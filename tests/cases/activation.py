@@ -88,6 +88,7 @@ CASES = [
     on("softmax_wide", wide_range(functools.partial(F.softmax, dim=-1))),
     on("softmax_to_float", lambda x: F.softmax(x, -1, dtype=torch.float32), T((3, 8), HALF)),
     on("log_softmax_0d", F.log_softmax, T(()), dim=-1),
+    Case("log_softmax_0d_infinite", lambda x: F.log_softmax(x / 0, -1), (T(()),)),
     Case("clamp_min_bools", torch.clamp_min, (T((4, 6), BOOL, "bool"), T((6,), BOOL, "bool"))),
     Case("clamp_max_bools", torch.clamp_max, (T((4, 6), BOOL, "bool"), T((4, 1), BOOL, "bool"))),
     Case("log_softmax_empty", lambda x: F.log_softmax(x, 2), (T((3, 0, 0)),), rejected="empty"),

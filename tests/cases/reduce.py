@@ -72,6 +72,10 @@ _VARIANCES = [
         Case(f"vector_norm_{p}", lambda x, p=p: vector_norm(x, p, 1), (X,))
         for p in (0, 1, 3, 2.5, float("inf"), -float("inf"))
     ),
+    Case(
+        "vector_norm_nan", lambda x: (vector_norm(x, torch.inf, 1), vector_norm(x, -torch.inf, 1)),
+        (T((8, 9), kind="nan"),),
+    ),
     Case("vector_norm_dtype", lambda x: vector_norm(x, dtype=torch.float32), (T((4, 6), HALF),)),
 ]
 _EXTREMES = [

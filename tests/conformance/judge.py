@@ -8,13 +8,12 @@ import torch
 
 from tests.default_dtype import default_dtype
 
-from .samples import Outputs, Sample, Task
+from .samples import HALVES, Outputs, Sample, Task
 
 #: Operators whose values nobody promises.
 UNINITIALIZED = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"})
 #: Operators that name any of several equal elements.
 TIES = frozenset({"topk", "sort", "argsort", "msort", "kthvalue", "median", "nanmedian", "mode"})
-_HALVES = (torch.float16, torch.bfloat16)
 #: The emulated network rounds after each layer, where an engine keeps float32. Last places of the largest value.
 _EMULATED = 12
 
@@ -23,7 +22,7 @@ def eager(sample: Sample, seed: int, wide: torch.dtype | None = None) -> Outputs
     """The sample in PyTorch, with ``wide`` for what is floating-point or becomes so, if given."""
     torch.manual_seed(seed)
     with default_dtype(wide or torch.get_default_dtype()):
-        return sample.fn(*sample.make(wide))
+        return sample.widened(wide, *sample.make(wide))
 
 
 def difference(
@@ -91,7 +90,7 @@ def _same_elements(x: torch.Tensor, ours: torch.Tensor, eagers: torch.Tensor, di
 
 
 def _reference(task: Task, sample: Sample, want: Outputs, seed: int) -> Outputs | None:
-    wide = torch.float32 if task.dtype in _HALVES else torch.float64
+    wide = torch.float32 if task.dtype in HALVES else torch.float64
     try:
         made = eager(sample, seed, wide)
     except (RuntimeError, NotImplementedError, TypeError, ValueError):  # a call that names a type may not take another
@@ -142,7 +141,7 @@ def _distance(value: torch.Tensor, exact: torch.Tensor, tolerance: tuple[float, 
     a, b = value.reshape(-1).to(kind), exact.reshape(-1).to(kind)
     allowed = tolerance[0] + tolerance[1] * b.abs()
     finite = b[b.isfinite()]
-    if value.dtype in _HALVES and value.device.type == "cpu" and finite.numel():
+    if value.dtype in HALVES and value.device.type == "cpu" and finite.numel():
         allowed = allowed + _EMULATED * torch.finfo(value.dtype).eps * finite.abs().max()
     error = (a - b).abs() / allowed
     return torch.where(error.isfinite() & b.isfinite(), error, float("inf"))

@@ -22,6 +22,8 @@ torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = 
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
 
+HALVES = (torch.float16, torch.bfloat16)
+
 #: Operators with hundreds of samples, which are split into so many tasks.
 LARGE = frozenset({
     "nn.functional.max_pool1d", "nn.functional.max_pool2d", "nn.functional.max_pool3d",
@@ -97,12 +99,14 @@ class Sample:
     Attributes:
         index: its place among the operator's samples.
         fn: the call as a function of its tensors alone; gives all tensors of its result.
+        widened: the same of a type and the tensors, with that type where the call asks for a half one.
         inputs: those tensors.
         text: the other arguments and the shapes, for people.
     """
 
     index: int
     fn: Callable[..., Outputs]
+    widened: Callable[..., Outputs]
     inputs: tuple[torch.Tensor, ...]
     text: str
 
@@ -129,7 +133,10 @@ def _sample(info: OpInfo, index: int, sample: Any) -> Sample:
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
     def fn(*tensors: torch.Tensor) -> Outputs:
-        filled = list(leaves)
+        return widened(None, *tensors)
+
+    def widened(wide: torch.dtype | None, *tensors: torch.Tensor) -> Outputs:
+        filled = [wide if wide is not None and any(leaf is half for half in HALVES) else leaf for leaf in leaves]
         for place, tensor in zip(places, tensors, strict=True):
             filled[place] = tensor
         first, args, kwargs = pytree.tree_unflatten(filled, spec)
@@ -138,7 +145,7 @@ def _sample(info: OpInfo, index: int, sample: Any) -> Sample:
     shown = pytree.tree_map_only(torch.Tensor, lambda t: _Shown(t), (sample.input, *sample.args))
     kwargs = pytree.tree_map_only(torch.Tensor, lambda t: _Shown(t), sample.kwargs)
     text = ", ".join([*map(repr, shown), *(f"{k}={v!r}" for k, v in kwargs.items())])
-    return Sample(index, fn, tuple(leaves[i] for i in places), text[:300])
+    return Sample(index, fn, widened, tuple(leaves[i] for i in places), text[:300])
 
 
 class _Shown:

@@ -17,6 +17,7 @@ from trt_stripped_backend import flavour
 from trt_stripped_backend.build import _encode, build, decode_literal
 from trt_stripped_backend.errors import BuildFailed
 from trt_stripped_backend.key import canonical, make_key
+from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.ops.net import Net
 from trt_stripped_backend.ops.registry import Op, registry
 from trt_stripped_backend.options import Options
@@ -143,6 +144,7 @@ def test_literals_in_a_header(value: torch.Tensor) -> None:
 def failing(monkeypatch: pytest.MonkeyPatch, convert: Callable[..., Any], fn: Callable[..., Any] = torch.erfinv) -> str:
     """Builds an operator whose converter is wrong, and returns what is said."""
     target = {torch.erfinv: aten.erfinv.default, _topk: aten.topk.default}[fn]
+    assert lookup(target) is not None  # all are registered before one is replaced
     monkeypatch.setitem(registry, target, Op(target, convert))
     staged = cut_up(lower(fn, torch.randn(3, 6)))
     assert not staged.cut.rejections

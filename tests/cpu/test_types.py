@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trt_stripped_backend.types import Rejection, TensorSpec, dense_order, dtype_name
+from trt_stripped_backend.types import Rejection, TensorSpec, dense_order, dtype_name, flat_bytes
 
 shapes = st.lists(st.integers(0, 4), max_size=6)
 
@@ -100,3 +100,17 @@ def test_dtype_names() -> None:
 def test_a_rejection_reads_as_a_sentence() -> None:
     one = Rejection("cumsum", "aten.cumsum.default", "refit", "not refittable", "model.py:3")
     assert str(one) == "aten.cumsum.default: not refittable (model.py:3)"
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(3)[1:2], torch.arange(6).view(2, 3)[:1, 1], torch.arange(9.0)[::3], torch.tensor(2.5),
+        torch.empty(0, 3), torch.arange(6).view(2, 3).t(), torch.tensor([True, False])[::2], torch.ones(2).half()[1],
+        torch.as_strided(torch.arange(4), (1,), (3,)),
+    ],
+)  # fmt: skip
+def test_bytes_of_odd_strides(tensor: torch.Tensor) -> None:
+    raw = flat_bytes(tensor)
+    assert (raw.dtype, raw.shape) == (torch.uint8, (tensor.nbytes,))
+    assert raw.numpy().tobytes() == tensor.numpy().tobytes()

@@ -13,6 +13,7 @@ from torch import nn
 import trt_stripped_backend as ts
 from tests.gpu.common import Block, ConvNet, LoRA, compiled, error, perturbed
 from trt_stripped_backend import report
+from trt_stripped_backend.cudagraph import CudaGraph
 
 MODES = ["bound", "general"]
 
@@ -107,6 +108,28 @@ def test_threads_record_and_replay_at_once(mode: str) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@torch.no_grad()
+def test_other_threads_draw_random_numbers_while_one_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, drawn = CudaGraph.end, []
+
+    def draw() -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            drawn.append(torch.rand(8, device="cuda"))
+
+    def later(graph: CudaGraph, stream: int) -> None:
+        thread = threading.Thread(target=draw)
+        thread.start()
+        thread.join()
+        end(graph, stream)
+
+    monkeypatch.setattr(CudaGraph, "end", later)
+    model, x = perturbed(Block()), torch.randn(4, 8, 64, device="cuda")
+    fast = compiled(model, "bound", cuda_graphs=True)
+    for _ in range(4):
+        assert error(fast(x), model(x)) < 1e-5
+    assert len(drawn) == ts.stats()["cuda_graphs"] == 1, ts.reports()[-1]
 
 
 @torch.no_grad()

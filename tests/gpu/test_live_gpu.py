@@ -16,6 +16,7 @@ from tests.gpu.common import Block, ConvNet, LoRA, compiled, error, perturbed
 from trt_stripped_backend import refit
 from trt_stripped_backend.errors import RefitFailed
 from trt_stripped_backend.refit import Engine
+from trt_stripped_backend.watch import Disguised
 
 MODES = ["bound", "general"]
 VALUED = ["identical", "immutable"]
@@ -358,3 +359,40 @@ def test_same_memory_in_another_order() -> None:
         assert error(fast(x), model(x)) < 1e-5
         model[0].weight = nn.Parameter(model[0].weight.data.mul_(3), requires_grad=False)
         assert error(fast(x), model(x)) < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------ data in disguise
+
+
+class Conditioned(nn.Module):
+    """A block under a condition that is set before each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+        self.register_buffer("condition", torch.zeros(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x + self.condition)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("written", [True, False])
+def test_data_in_disguise_is_never_stale_and_becomes_an_input(mode: str, written: bool) -> None:
+    model = perturbed(Conditioned())
+    fast, refits = compiled(model, mode), []
+    for _ in range(4 * Disguised.LIMIT):
+        x, condition = torch.randn(4, 8, 64, device="cuda"), torch.randn(64, device="cuda")
+        if written:
+            model.condition.copy_(condition)
+        else:
+            model.condition = condition
+        assert error(fast(x), model(x)) < 1e-5
+        refits.append(ts.stats()["refits"])
+    if mode == "general":
+        assert refits[0] < refits[Disguised.LIMIT - 1], "each write was a refit"
+        assert refits[2 * Disguised.LIMIT] == refits[-1], "an input needs none"
+    model.block.up.weight.mul_(1.5)
+    assert error(fast(x), model(x)) < 1e-5
+    assert ts.stats()["fallbacks"] == 0

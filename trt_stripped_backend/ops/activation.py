@@ -166,7 +166,7 @@ def softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITensor:
 def log_softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITensor:
     """_log_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     if not len(self.shape):
-        return net.full((), 0, net.out.dtype)
+        return net.cast(net.sub(self, self), net.out.dtype)  # 0, but NaN of what is not finite
     # The logarithm of a softmax is -inf where that rounds to 0.
     x = net.wide(self)
     x = net.sub(x, net.reduce(trt.ReduceOperation.MAX, x, [dim], keepdim=True))

@@ -10,6 +10,7 @@ import torch
 from ..errors import Unsupported
 from ..flavour import Flavour, messages, trt
 from ..sizes import Dim, Interval
+from ..types import flat_bytes
 
 ITensor = Any
 Scalar = bool | int | float
@@ -114,7 +115,7 @@ class Network:
     def constant(self, value: torch.Tensor | Scalar | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
         """A literal: part of the engine and of the key. A Python scalar gives a 0-d tensor."""
         tensor = torch.as_tensor(value, dtype=dtype).detach().cpu().contiguous()
-        raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        raw = flat_bytes(tensor).numpy().tobytes()
         known = (tensor.dtype, tuple(tensor.shape), raw)
         if known not in self._constants:
             layer = self.network.add_constant(tuple(tensor.shape), self._weights(tensor, tensor.dtype))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..errors import Unsupported
 from ..flavour import trt
 from ..sizes import dynamic
 from .net import FLOAT, ITensor, Net
@@ -53,7 +54,7 @@ def max_pool_with_indices(
     rank, lead = len(kernel_size), len(self.shape) - len(kernel_size)
     strides, pads, steps = _each(stride or kernel_size, rank), _each(padding, rank), _each(dilation, rank)
     values = _max_pool(net, self, net.out[0], kernel_size, stride, padding, dilation)
-    if math.prod(kernel_size) > MAX_WINDOW or (max(steps) > 1 and max(pads)):
+    if math.prod(kernel_size) > MAX_WINDOW:
         return values, None
     return values, _places(net, self, net.out[0].shape[lead:], kernel_size, strides, pads, steps)
 
@@ -153,13 +154,20 @@ def _max_pool(
     lead = len(out.shape) - rank
     if max(steps) == 1:
         return _layer(net, x, out.shape[lead:], kernel, strides, pads, "MAX")
-    for index in range(rank):
-        starts = torch.arange(out.shape[lead + index]) * strides[index] - pads[index]
-        places = starts[:, None] + torch.arange(kernel[index]) * steps[index]
-        inside = (places >= 0) & (places < net.shape(x)[lead + index])
-        some = places.gather(1, inside.int().argmax(1, keepdim=True))  # a maximum may see an element twice
-        x = _maximum_of(net, x, lead + index, torch.where(inside, places, some))
+    for index, (size, *rest) in enumerate(zip(out.shape[lead:], kernel, strides, pads, steps, strict=True)):
+        x = _maximum_of(net, x, lead + index, _window(net.shape(x)[lead + index], size, *rest))
     return x
+
+
+def _window(size: int, out: int, kernel: int, stride: int, pad: int, step: int) -> torch.Tensor:
+    """``[out, kernel]``: the elements of each window; the nearest that is inside for one that is not."""
+    places = (torch.arange(out) * stride - pad)[:, None] + torch.arange(kernel) * step
+    inside = (places >= 0) & (places < size)
+    if not bool(inside.any(1).all()):
+        raise Unsupported(f"max pooling of {size} elements whose steps of {step} pass over all of them")
+    first = inside.int().argmax(1, keepdim=True)
+    taps = torch.arange(kernel).clamp(first, first + inside.sum(1, keepdim=True) - 1)
+    return places.gather(1, taps)
 
 
 def _places(
@@ -169,17 +177,24 @@ def _places(
     """Where the maximum of each window is, as PyTorch counts: the first of equals, and the last NaN."""
     lead, sizes = list(net.shape(x)[: -len(out)]), net.shape(x)[-len(out) :]
     x = net.reshape(x, [-1, *sizes])
+    windows = [_window(*one) for one in zip(sizes, out, kernel, stride, padding, dilation, strict=True)]
     reach = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
-    # What is padded repeats an edge that is in the window too, and has the edge's place.
-    x = net.slice(x, [0, *(-p for p in padding)], [net.shape(x)[0], *reach], [1] * len(x.shape), trt.SampleMode.CLAMP)
+    if max(dilation) == 1:
+        # What is padded repeats an edge that is in the window too.
+        start = [0, *(-p for p in padding)]
+        x = net.slice(x, start, [net.shape(x)[0], *reach], [1] * len(x.shape), trt.SampleMode.CLAMP)
     best, place = None, None
-    for offset in itertools.product(*(range(0, k * d, d) for k, d in zip(kernel, dilation, strict=True))):
-        value = net.slice(x, [0, *offset], [net.shape(x)[0], *out], [1, *stride])
+    for offset in itertools.product(*map(range, kernel)):
+        value: Any = x
+        if max(dilation) == 1:
+            value = net.slice(x, [0, *offset], [net.shape(x)[0], *out], [1, *stride])
         at: Any = 0
-        for axis, size in enumerate(sizes):
-            along = (torch.arange(out[axis]) * stride[axis] + offset[axis] - padding[axis]).clamp(0, size - 1)
+        for axis, (window, tap) in enumerate(zip(windows, offset, strict=True)):
+            along = window[:, tap].int().contiguous()
+            if max(dilation) > 1:
+                value = net.gather(value, net.constant(along), axis + 1)
             along = along * math.prod(sizes[axis + 1 :])
-            at = net.add(net.constant(along.int().reshape([-1] + [1] * (len(out) - axis - 1))), at)
+            at = net.add(net.constant(along.reshape([-1] + [1] * (len(out) - axis - 1))), at)
         if best is None:
             best, place = value, net.expand(at, net.shape(value))
             continue

@@ -237,7 +237,7 @@ def vector_norm(net: Net, x: ITensor, ord: Scalar, dims: Sequence[int], keepdim:
     reduce = functools.partial(net.reduce, dims=dims, keepdim=keepdim)
     size = net.unary(trt.UnaryOperation.ABS, x)
     if math.isinf(ord):
-        return reduce(trt.ReduceOperation.MAX if ord > 0 else trt.ReduceOperation.MIN, size)
+        return _extreme(net, trt.ReduceOperation.MAX if ord > 0 else trt.ReduceOperation.MIN, size, dims, keepdim)
     if ord == 0:
         return reduce(trt.ReduceOperation.SUM, net.cast(net.cast(x, torch.bool), net.dtype(x)))
     if ord == 1:
