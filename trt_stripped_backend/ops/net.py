@@ -24,6 +24,8 @@ __all__ = ["BOOL", "DTYPES", "EXACT_TERMS", "FLOAT", "INT", "AnySize", "Dim", "I
 
 #: Longest sum that is left to a tensor core where its rounding matters.
 EXACT_TERMS = 256
+#: Products that are worth writing out where TensorRT's kernel for them is not accurate.
+FEW_PRODUCTS = 1 << 17
 
 
 class Net(Shapes):
@@ -235,21 +237,32 @@ class Net(Shapes):
 
         TensorRT sums float16 products in float16 (seen on RTX 1.6.1: relative error 1e-3 at 768 terms, 2e-3 at 3072,
         five to ten times PyTorch's), unless the operands are float32. More float32 arithmetic after the product has the
-        same effect on a layer alone, and none in most models. Short sums lose little.
+        same effect on a layer alone, and none in most models. Casts do not help the kernels for small products, nor
+        those for a single row, so few products are written out.
 
         Float32 without TF32 is emulated by RTX on tensor cores, whose sums lose bits with each step: 5.6e-6 at 768
         terms. Shorter sums added up are closer.
         """
-        dtype, terms = self.dtype(a), self.shape(a)[-1]
-        if dtype == torch.float32 and self.exact_float32:
-            return self._in_pieces(a, b, transpose_b)
-        short = not isinstance(terms, Dim) and terms <= EXACT_TERMS
-        if dtype == torch.float16 and not (short or self.half_sums):
-            return self.matmul(self.wide(a), self.wide(b), transpose_b=transpose_b)
-        y = self.matmul(a, b, transpose_b=transpose_b)
-        return self.wide(y) if dtype == torch.float16 else y
+        dtype = self.dtype(a)
+        if dtype == torch.float32:
+            pieces = self._in_pieces if self.exact_float32 else self.matmul
+            return pieces(a, b, transpose_b=transpose_b)
+        if self.few_products(a, b, transpose_b=transpose_b):
+            b = b if transpose_b else self.permute(b, [*range(len(b.shape) - 2), -1, -2])
+            each = self.mul(self.unsqueeze(self.wide(a), -2), self.unsqueeze(self.wide(b), -3))
+            return self.reduce(trt.ReduceOperation.SUM, each, [-1])
+        if dtype == torch.float16 and not self.half_sums:
+            a, b = self.wide(a), self.wide(b)
+        return self.matmul(a, b, transpose_b=transpose_b)
 
-    def _in_pieces(self, a: ITensor, b: ITensor, transpose_b: bool) -> ITensor:
+    def few_products(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> bool:
+        """Whether a product of half types is so small that :meth:`product` writes it out."""
+        sizes = [*self.shape(a), *self.shape(b)[:-2], self.shape(b)[-2 if transpose_b else -1]]
+        if self.half_sums or any(isinstance(size, Dim) for size in sizes) or max(len(a.shape), len(b.shape)) > 7:
+            return False
+        return math.prod(sizes) <= FEW_PRODUCTS
+
+    def _in_pieces(self, a: ITensor, b: ITensor, *, transpose_b: bool) -> ITensor:
         terms, along = self.shape(a)[-1], -1 if transpose_b else -2
         if isinstance(terms, Dim):
             return self.matmul(a, b, transpose_b=transpose_b)
