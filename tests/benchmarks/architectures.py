@@ -55,7 +55,23 @@ def make(name: str, device: str = "cuda") -> tuple[nn.Module, list[torch.Tensor]
             key: torch.randint(0, spec[1], spec[0]) if isinstance(spec[0], tuple) else torch.randn(spec)
             for key, spec in row.inputs.items()
         }
-    return model, [v for k, v in given.items() if not k], {k: v for k, v in given.items() if k}
+    args, named = [v for k, v in given.items() if not k], {k: v for k, v in given.items() if k}
+    _settle(model, args, named)
+    return model, args, named
+
+
+@torch.no_grad()
+def _settle(model: nn.Module, args: list[torch.Tensor], named: dict[str, torch.Tensor]) -> None:
+    """Gives batch norms the statistics of this input: with random ones the values grow beyond float16 in deep models."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        model(*args, **named)
+    for norm in norms:
+        norm.eval()
+        norm.running_var.clamp_(min=0.05)  # a channel that hardly varies would be noise, enlarged
 
 
 # ------------------------------------------------------------------------------------------------ timm

@@ -28,7 +28,8 @@ HALVES = (torch.float16, torch.bfloat16)
 LARGE = frozenset({
     "nn.functional.max_pool1d", "nn.functional.max_pool2d", "nn.functional.max_pool3d",
     "max_pool2d_with_indices_backward", "logspace", "logspace.tensor_overload", "unique", "unique_consecutive",
-    "nn.functional.multi_head_attention_forward", "masked.norm", "nn.functional.gaussian_nll_loss", "nn.functional.max_unpool2d", "searchsorted",
+    "nn.functional.multi_head_attention_forward", "masked.norm", "nn.functional.gaussian_nll_loss",
+    "nn.functional.max_unpool2d", "searchsorted",
 })  # fmt: skip
 PARTS = 12
 

@@ -157,11 +157,9 @@ def clamp(net: Net, self: ITensor, min: Value = None, max: Value = None) -> ITen
 def softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITensor:
     """_softmax(Tensor self, int dim, bool half_to_float) -> Tensor"""
     x, shape = net.wide(self), tuple(net.shape(self))  # TensorRT's layer rounds exponentials to a half type
-    if len(shape) < 2:  # and wants two dimensions
-        y = net.reshape(net.softmax(net.reshape(x, [1, -1]), 1), shape)
-    else:
-        y = net.softmax(x, dim)
-    return net.cast(y, net.out.dtype)
+    line = len(shape) < 2  # and wants two dimensions
+    y = net.softmax(net.reshape(x, [1, -1]) if line else x, 1 if line else dim)
+    return net.cast(net.reshape(y, shape), net.out.dtype)
 
 
 @op(aten._log_softmax.default, dtypes=FLOAT)

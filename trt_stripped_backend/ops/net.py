@@ -248,17 +248,23 @@ class Net(Shapes):
             pieces = self._in_pieces if self.exact_float32 else self.matmul
             return pieces(a, b, transpose_b=transpose_b)
         if self.few_products(a, b, transpose_b=transpose_b):
-            b = b if transpose_b else self.permute(b, [*range(len(b.shape) - 2), -1, -2])
-            each = self.mul(self.unsqueeze(self.wide(a), -2), self.unsqueeze(self.wide(b), -3))
-            return self.reduce(trt.ReduceOperation.SUM, each, [-1])
+            return self.written_out(a, b, transpose_b=transpose_b)
         if dtype == torch.float16 and not self.half_sums:
             a, b = self.wide(a), self.wide(b)
         return self.matmul(a, b, transpose_b=transpose_b)
 
+    def written_out(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
+        """:meth:`matmul` in float32, from elementwise products and their sums."""
+        b = b if transpose_b else self.permute(b, [*range(len(b.shape) - 2), -1, -2])
+        each = self.mul(self.unsqueeze(self.wide(a), -2), self.unsqueeze(self.wide(b), -3))
+        return self.reduce(trt.ReduceOperation.SUM, each, [-1])
+
     def few_products(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> bool:
-        """Whether a product of half types is so small that :meth:`product` writes it out."""
-        sizes = [*self.shape(a), *self.shape(b)[:-2], self.shape(b)[-2 if transpose_b else -1]]
-        if self.half_sums or any(isinstance(size, Dim) for size in sizes) or max(len(a.shape), len(b.shape)) > 7:
+        """Whether a product of half types is so small that it is written out, see :meth:`product`."""
+        rank = max(len(a.shape), len(b.shape))
+        left, right = ([1] * (rank - len(t.shape)) + self.shape(t) for t in (a, b))
+        sizes = [*self._joint(left[:-2], right[:-2]), *left[-2:], right[-2 if transpose_b else -1]]
+        if self.half_sums or any(isinstance(size, Dim) for size in sizes) or rank > 7:  # one less than TensorRT's most
             return False
         return math.prod(sizes) <= FEW_PRODUCTS
 
