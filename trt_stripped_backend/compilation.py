@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,8 @@ class Compilation:
         exact: TF32 loses nothing of the products of the graph that was planned last.
         drawn: the report gets a drawing of the graph.
         settlement: what was settled on TF32 where the engines will run.
+        known: the engines of the graph that is being planned, by key.
+        uses: how many pieces run the engine of a key.
     """
 
     options: Options
@@ -88,6 +90,8 @@ class Compilation:
     exact: bool = False
     drawn: bool = False
     settlement: Settlement = settlement
+    known: dict[str, Entry] = field(default_factory=dict)
+    uses: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(
@@ -131,10 +135,12 @@ class Compilation:
             if self.mode not in VALUED:
                 entry = self.entry(piece, build=not self.background)
                 pending = entry is None and self.report.partitions[-1].status == "pending"
-                piece = Piece(part, signature, graph, entry, pending)
+                piece = replace(piece, entry=entry, pending=pending)
+                self.known |= {entry.key: entry} if entry is not None else {}
             elif self.look_only:
                 self._note(piece, None, None, "unknown", 0.0)
             pieces.append(piece)
+        self.known.clear()
         if self.options.require_full and self.report.rejections:
             listed = "\n  ".join(map(str, self.report.rejections))
             raise BuildFailed(f"require_full: these would run in PyTorch:\n  {listed}")
@@ -207,6 +213,8 @@ class Compilation:
         near = profile.neighbours(ranges) if self.flavour.is_rtx else ()
         keys = [key, *(make_key({**parts, "ranges": _listed(one)}) for one in near)]
         for one in keys:
+            if one.digest in self.known:
+                return self.known[one.digest], "shared"
             in_use = refit.loaded(one.digest, self.device) if self.device is not None else None
             if in_use is not None:
                 return in_use, "shared"

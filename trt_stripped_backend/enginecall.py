@@ -164,7 +164,9 @@ class EngineCall(nn.Module):
         if entry is None or device is None:
             return None
         options = self.compilation.options
-        pool = refit.pool(entry, device, options.max_weight_sets, options.max_weight_bytes)
+        self.compilation.uses[entry.key] += 1  # each piece that runs this engine does with weights of its own
+        sets = options.max_weight_sets * self.compilation.uses[entry.key]
+        pool = refit.pool(entry, device, sets, options.max_weight_bytes)
         runner = run.Runner(
             self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit,
             self._recorded if self.compilation.options.cuda_graphs else None,

@@ -143,6 +143,11 @@ class Options:
         5, _parse_int(1), "fewest operators that become an engine; smaller blocks stay in PyTorch",
         key="no: it decides which partitions exist, and each partition's own graph is in the key",
     )  # fmt: skip
+    dedupe_layers: bool = _option(
+        False, _parse_bool, "build repeated blocks, such as a transformer's layers, once: each becomes a piece of its "
+        "own, and all run one engine with their own weights; builds and plans stay small, each call launches them all",
+        key="no: as min_block_size",
+    )  # fmt: skip
     torch_executed_ops: frozenset[str] = _option(
         frozenset(), _parse_ops, "operators to leave in PyTorch, such as aten.gelu or aten.gelu.default",
         key="no: as min_block_size",

@@ -7,6 +7,7 @@ would raise the level by two. So everything of one level is one partition, witho
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .ops.registry import is_getitem
 from .options import Options
 from .origin import origin
 from .reasons import Lookup, reasons
+from .repeats import blocks
 from .sizes import expression, is_symbol, symbols
 from .types import Partition, Rejection
 from .weights import Split, constant_nodes
@@ -80,6 +82,9 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
             continue
         why = f"block of {len(counted)} operators, smaller than min_block_size={options.min_block_size}"
         rejected.update({n: _rejection(n, "size", why) for n in counted})
+    if options.dedupe_layers:
+        literal = functools.partial(_attribute, gm)
+        groups = [b for g in groups for b in blocks(g, options.min_block_size, split.weights, literal)]
     module, partitions = _Cut(gm, *_share_memory(groups), split.weights, sizes, told).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)

@@ -111,7 +111,7 @@ class Runner:
                 if engine.needs_weights:  # its contexts come after its refit
                     return None
                 with engine.lock:
-                    return engine, Context(engine, self._saved_kernels())
+                    return engine, self._new_context(engine)
         except Exception as error:
             log.debug("engine %d: not loaded ahead: %s", self.index, error)  # the first call meets it, and falls back
             return None
@@ -378,7 +378,13 @@ class Runner:
             loaded = loading.result() if loading is not None else None
             ahead = loaded is not None and loaded[0] is engine
             with engine.lock:  # TensorRT does not say that an engine may make two at once
-                context = contexts[engine] = loaded[1] if loaded and ahead else Context(engine, self._saved_kernels())
+                context = contexts[engine] = loaded[1] if loaded and ahead else self._new_context(engine)
+        return context
+
+    def _new_context(self, engine: Engine) -> Context:
+        context = Context(engine, self._saved_kernels())
+        if self.pool.kernels is None:
+            self.pool.kernels = context.kernels()  # what was compiled now, the next one need not compile again
         return context
 
     def _kernels_name(self) -> str:

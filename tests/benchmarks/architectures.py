@@ -62,7 +62,7 @@ def make(name: str, device: str = "cuda") -> tuple[nn.Module, list[torch.Tensor]
 
 @torch.no_grad()
 def _settle(model: nn.Module, args: list[torch.Tensor], named: dict[str, torch.Tensor]) -> None:
-    """Gives batch norms the statistics of this input: with random ones the values grow beyond float16 in deep models."""
+    """Gives batch norms the statistics of this input: with random ones values outgrow float16 in deep models."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.train()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import json
 import os
 import statistics
@@ -236,6 +237,7 @@ def steady(row: str) -> dict[str, Any]:
         "eager": lambda: model,
         "ours": lambda: ours(model),
         "ours_graphs": lambda: ours(model, cuda_graphs=True),
+        "ours_deduped": lambda: ours(model, dedupe_layers=True),
         "baked": lambda: ours(model, refit_mode="immutable"),
         "baked_graphs": lambda: ours(model, refit_mode="immutable", cuda_graphs=True),
         "inductor": lambda: torch.compile(model, dynamic=False),
@@ -346,7 +348,7 @@ def update(row: str) -> dict[str, Any]:
 
 
 def layers(row: str) -> dict[str, Any]:
-    """A plain GPT of 12 and of 48 layers: plan, build, partitioning."""
+    """A plain GPT of 12 and of 48 layers, as one engine and with repeated layers built once."""
     import trt_stripped_backend as ts
     from trt_stripped_backend import compilation
 
@@ -362,14 +364,19 @@ def layers(row: str) -> dict[str, Any]:
             spent.append(time.perf_counter() - start)
 
     with mock.patch.object(compilation, "partition", timed_cut):
-        for count in (12, 48):
+        for dedupe, count in itertools.product((False, True), (12, 48)):
             torch.compiler.reset()
             ts.clear_stats()
             with torch.device("cuda"):
                 model = Gpt(count, 256, 4, 1024).eval().requires_grad_(False).half()
                 x = torch.randint(0, 1024, (1, 128))
-            seconds, _ = timed(functools.partial(ours(model), x))
-            found[str(count)] = counts() | {"first_s": seconds, "partition_ms": 1e3 * spent[-1]}
+            run = ours(model, dedupe_layers=dedupe, cache=False)
+            seconds, have = timed(functools.partial(run, x))
+            plans = {p.key: p.plan_bytes for r in ts.reports() for p in r.partitions}
+            found[f"{'deduped ' * dedupe}{count}"] = counts() | {
+                "first_s": seconds, "partition_ms": 1e3 * spent[-1], "plan_mb": sum(plans.values()) / 1e6,
+                "ms": milliseconds(run, x), "error": relative(have, model(x)),
+            }  # fmt: skip
     return found
 
 

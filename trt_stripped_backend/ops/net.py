@@ -266,7 +266,7 @@ class Net(Shapes):
         sizes = [*self._joint(left[:-2], right[:-2]), *left[-2:], right[-2 if transpose_b else -1]]
         if self.half_sums or any(isinstance(size, Dim) for size in sizes) or rank > 7:  # one less than TensorRT's most
             return False
-        return math.prod(sizes) <= FEW_PRODUCTS
+        return bool(math.prod(sizes) <= FEW_PRODUCTS)
 
     def _in_pieces(self, a: ITensor, b: ITensor, *, transpose_b: bool) -> ITensor:
         terms, along = self.shape(a)[-1], -1 if transpose_b else -2
