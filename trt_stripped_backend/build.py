@@ -7,6 +7,7 @@ placeholder (``general``), so a miss copies no weight to the host.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import operator
 import threading
@@ -49,6 +50,7 @@ def build(
     timings: Timings | None = None,
     ranges: Ranges = (),
     half_sums: bool = False,
+    stop: threading.Event = ending,
 ) -> Entry:
     """Builds the engine of a partition.
 
@@ -64,17 +66,20 @@ def build(
         timings: where tensorrt keeps what it measured of its kernels, so that a later build measures less.
         ranges: of the signature's symbols, in order.
         half_sums: whether float16 products may be summed in float16.
+        stop: gives the build up once it is set.
 
     Raises:
         BuildFailed: TensorRT refused the network; the message carries TensorRT's own.
     """
     messages.clear()
-    if ending.is_set():
+    if stop.is_set() or ending.is_set():
         raise BuildFailed(f"{partition.name}: not built, the process ends")
     start = time.perf_counter()
+    # TensorRT measures its kernels on the GPU, which another build would disturb; RTX measures nothing.
+    alone = contextlib.nullcontext() if flavour.is_rtx else _build_lock
     try:
         # Compiler callbacks run under an active FakeTensorMode; literals are real.
-        with _build_lock, applied(tf32), unset_fake_temporarily():
+        with alone, applied(tf32), unset_fake_temporarily():
             builder = trt.Builder(logger())
             network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
             plain_refit = mode == "general" and not flavour.refit_individual
@@ -89,7 +94,7 @@ def build(
                 config.add_optimization_profile(_profile(builder, signature, ranges))
             if timings is not None:
                 timings.lend(config)
-            with watched(config, partition.name, options.progress):
+            with watched(config, partition.name, options.progress, stop=stop):
                 serialized = builder.build_serialized_network(network, config)
             if timings is not None and serialized is not None:
                 timings.keep(config)

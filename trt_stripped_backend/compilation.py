@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +28,7 @@ from .ops.registry import is_getitem
 from .options import Options
 from .partition import Partitioned, partition
 from .precision import Settlement, exact_in_tf32, half_sums_allowed, settlement, tf32_allowed
-from .progress import ending
+from .progress import ending, shown_here
 from .report import EngineReport, Report, stats
 from .types import Entry, Json, Key, Partition, Ranges, Rejection, Signature
 from .view.drawing import derived_weights, draw, op_name
@@ -56,6 +59,33 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """The engine that a piece needs.
+
+    Attributes:
+        parts: of its key, without the ranges.
+        values: of the weights, in the modes that build them in.
+    """
+
+    piece: Piece
+    parts: dict[str, Json]
+    key: Key
+    values: Mapping[str, torch.Tensor] | None
+    ranges: Ranges
+    tf32: bool
+
+
+@dataclass(frozen=True)
+class Had:
+    """What came of looking for an engine: the entry, its status in the report, seconds, and why there is none."""
+
+    entry: Entry | None
+    status: str
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
 class Planned:
     """What a lowered graph became."""
 
@@ -74,7 +104,6 @@ class Compilation:
         exact: TF32 loses nothing of the products of the graph that was planned last.
         drawn: the report gets a drawing of the graph.
         settlement: what was settled on TF32 where the engines will run.
-        known: the engines of the graph that is being planned, by key.
         uses: how many pieces run the engine of a key.
     """
 
@@ -90,7 +119,6 @@ class Compilation:
     exact: bool = False
     drawn: bool = False
     settlement: Settlement = settlement
-    known: dict[str, Entry] = field(default_factory=dict)
     uses: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -128,19 +156,13 @@ class Compilation:
         if self.drawn:
             self.report.drawings.append(draw(split, cut, lowered.names))
         self.report.nodes += sum(p.nodes for p in cut.partitions) + len(cut.rejections)
-        pieces = []
-        for part in cut.partitions:
-            graph, signature = canonical(part)
-            piece = Piece(part, signature, graph, None)
-            if self.mode not in VALUED:
-                entry = self.entry(piece, build=not self.background)
-                pending = entry is None and self.report.partitions[-1].status == "pending"
-                piece = replace(piece, entry=entry, pending=pending)
-                self.known |= {entry.key: entry} if entry is not None else {}
-            elif self.look_only:
+        forms = [canonical(part) for part in cut.partitions]
+        pieces = [Piece(part, form[1], form[0], None) for part, form in zip(cut.partitions, forms, strict=True)]
+        if self.mode not in VALUED:
+            pieces = self._with_entries(pieces)
+        elif self.look_only:
+            for piece in pieces:
                 self._note(piece, None, None, "unknown", 0.0)
-            pieces.append(piece)
-        self.known.clear()
         if self.options.require_full and self.report.rejections:
             listed = "\n  ".join(map(str, self.report.rejections))
             raise BuildFailed(f"require_full: these would run in PyTorch:\n  {listed}")
@@ -153,47 +175,96 @@ class Compilation:
         return profile.ranges(piece.partition, piece.signature, self.options.dynamic_range, values)
 
     def entry(
-        self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None, ranges: Ranges | None = None,
-        *, build: bool = True,
-    ) -> Entry | None:  # fmt: skip
+        self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None, ranges: Ranges | None = None
+    ) -> Entry | None:
         """The engine of a piece: in use already, from the cache, or built. None, with a Rejection, if it cannot be had.
 
         Args:
             piece: the partition in canonical form.
             values: its weights by slot name, in the layout of their slots, for the modes that need them.
             ranges: those of its dynamic sizes; None for :meth:`ranges`.
-            build: False leaves one that neither is in use nor cached for later.
         """
+        wanted = self._wanted(piece, values, ranges)
+        return self._told(piece, wanted, self._had(wanted) if isinstance(wanted, Wanted) else None)
+
+    def _with_entries(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """The pieces with their engines; those that are alike share one, and several are built at once."""
+        wanted = [self._wanted(piece) for piece in pieces]
+        first: dict[str, Wanted] = {}
+        for one in wanted:
+            if isinstance(one, Wanted):
+                first.setdefault(one.key.digest, one)
+        had = dict(zip(first, self._had_all(list(first.values())), strict=True))
+        made, seen = [], set[str]()
+        for piece, one in zip(pieces, wanted, strict=True):
+            found = had[one.key.digest] if isinstance(one, Wanted) else None
+            if found is not None and isinstance(one, Wanted):
+                if one.key.digest in seen and found.entry is not None:
+                    found = replace(found, status="shared", seconds=0.0)
+                seen.add(one.key.digest)
+            entry = self._told(piece, one, found)
+            made.append(replace(piece, entry=entry, pending=found is not None and found.status == "pending"))
+        return made
+
+    def _had_all(self, wanted: Sequence[Wanted]) -> list[Had]:
+        """Engines in the order that they are asked for. RTX builds in several threads: it measures no kernels."""
+        fixed = not any(one.piece.signature.symbols for one in wanted)  # PyTorch's shape environment is no thread's
+        build = not self.background
+        if len(wanted) < 2 or not (self.flavour.is_rtx and fixed and build) or self.look_only:
+            return [self._had(one, build=build) for one in wanted]
+        stop, show = threading.Event(), self.options.progress
+        options = replace(self.options, progress=shown_here() if show is None else show)
+        with ThreadPoolExecutor(min(len(wanted), os.cpu_count() or 1), "trt_stripped_build") as pool:
+            futures = [pool.submit(self._had, one, options=options, stop=stop) for one in wanted]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:  # Ctrl-C: nobody waits for the others any more
+                stop.set()
+                raise
+
+    def _wanted(
+        self, piece: Piece, values: Mapping[str, torch.Tensor] | None = None, ranges: Ranges | None = None
+    ) -> Wanted | Unsupported:
+        """What engine a piece needs, or why it can have none."""
         ranges = self.ranges(piece) if ranges is None else ranges
         try:
             tf32 = self._tf32()
         except Unsupported as error:
-            self.reject(Rejection("", piece.partition.name, "build", str(error)))
-            self._note(piece, None, None, "failed", 0.0)
-            return None
+            return error
         environ = environment(
-            (self.flavour.name, str(self.flavour.version)),
-            self.target(),
-            self.mode,
-            self.options.in_key(),
-            tf32=tf32,
-            half_sums=self.half_sums,
-        )
+            (self.flavour.name, str(self.flavour.version)), self.target(), self.mode, self.options.in_key(),
+            tf32=tf32, half_sums=self.half_sums,
+        )  # fmt: skip
         parts = {"graph": piece.graph, **environ}
         if values is not None:
             parts["weights"] = fingerprint(list(values.values()))
         key = make_key({**parts, "ranges": _listed(ranges)} if ranges else parts)
+        return Wanted(piece, parts, key, values, ranges, tf32)
+
+    def _had(
+        self, wanted: Wanted, *, build: bool = True, options: Options | None = None, stop: threading.Event = ending
+    ) -> Had:
+        """An engine from where it can be had; ``build`` False leaves one that is nowhere for later."""
         start = time.perf_counter()
-        entry, status = None, "failed"
+        entry, status, why = None, "failed", ""
         try:
-            entry, status = self._found(parts, key, ranges)
+            entry, status = self._found(wanted)
             if entry is None and not self.look_only:
-                entry, status = self._built(piece, key, values, ranges, tf32) if build else (None, "pending")
+                entry, status = self._built(wanted, options or self.options, stop) if build else (None, "pending")
         except BuildFailed as error:
-            self.reject(Rejection("", piece.partition.name, "build", " ".join(str(error).split())))
-            status = "failed"
-        self._note(piece, key, entry, status, time.perf_counter() - start)
-        return entry
+            status, why = "failed", " ".join(str(error).split())
+        return Had(entry, status, time.perf_counter() - start, why)
+
+    def _told(self, piece: Piece, wanted: Wanted | Unsupported, had: Had | None) -> Entry | None:
+        """Notes what became of a piece; gives its engine."""
+        if had is None or not isinstance(wanted, Wanted):
+            self.reject(Rejection("", piece.partition.name, "build", str(wanted)))
+            self._note(piece, None, None, "failed", 0.0)
+            return None
+        if had.why:
+            self.reject(Rejection("", piece.partition.name, "build", had.why))
+        self._note(piece, wanted.key, had.entry, had.status, had.seconds)
+        return had.entry
 
     def _tf32(self) -> bool:
         return self.settlement.tf32(self.tf32, self.exact) if self.flavour.is_rtx else self.tf32
@@ -204,17 +275,15 @@ class Compilation:
         for rejection in rejections:
             log.info("in PyTorch: %s", rejection)
 
-    def _found(self, parts: dict[str, Json], key: Key, ranges: Ranges) -> tuple[Entry | None, str]:
+    def _found(self, wanted: Wanted) -> tuple[Entry | None, str]:
         """What is in use or cached, of a key or of one that differs in nothing but the sizes to optimize for.
 
         RTX compiles kernels for the sizes that it meets, so there any such engine does: one that was built ahead serves
         whatever size comes first.
         """
-        near = profile.neighbours(ranges) if self.flavour.is_rtx else ()
-        keys = [key, *(make_key({**parts, "ranges": _listed(one)}) for one in near)]
+        near = profile.neighbours(wanted.ranges) if self.flavour.is_rtx else ()
+        keys = [wanted.key, *(make_key({**wanted.parts, "ranges": _listed(one)}) for one in near)]
         for one in keys:
-            if one.digest in self.known:
-                return self.known[one.digest], "shared"
             in_use = refit.loaded(one.digest, self.device) if self.device is not None else None
             if in_use is not None:
                 return in_use, "shared"
@@ -224,16 +293,16 @@ class Compilation:
                 return found, "hit"
         return None, "miss"
 
-    def _built(
-        self, piece: Piece, key: Key, values: Mapping[str, torch.Tensor] | None, ranges: Ranges, tf32: bool
-    ) -> tuple[Entry | None, str]:
+    def _built(self, wanted: Wanted, options: Options, stop: threading.Event) -> tuple[Entry | None, str]:
+        piece, key = wanted.piece, wanted.key
         make = functools.partial(
-            build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=self.options,
-            tf32=tf32, values=values, timings=self._timings(), ranges=ranges, half_sums=self.half_sums,
+            build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=options,
+            tf32=wanted.tf32, values=wanted.values, timings=self._timings(), ranges=wanted.ranges,
+            half_sums=self.half_sums, stop=stop,
         )  # fmt: skip
         if self.cache is None:
             return make(), "built"
-        with self.cache.building(key, ending.is_set) as other:
+        with self.cache.building(key, lambda: stop.is_set() or ending.is_set()) as other:
             if other is not None:
                 return other, "hit"
             entry = make()

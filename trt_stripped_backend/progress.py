@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -24,7 +24,9 @@ ending = threading.Event()
 
 
 @contextmanager
-def watched(config: Any, name: str, show: bool | None, stream: TextIO | None = None) -> Iterator[None]:
+def watched(
+    config: Any, name: str, show: bool | None, stream: TextIO | None = None, stop: threading.Event = ending
+) -> Iterator[None]:
     """While open, the build of ``config`` is shown and can be interrupted.
 
     TensorRT cannot unwind a Python exception. So what a SIGINT raises (``KeyboardInterrupt``, or what the handler of
@@ -35,19 +37,26 @@ def watched(config: Any, name: str, show: bool | None, stream: TextIO | None = N
         name: what is built.
         show: whether to show it; None if ``stream`` is a terminal, and the program's main thread builds.
         stream: default: ``sys.stderr``.
+        stop: ends the build at the next step once it is set.
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream is not None and stream.isatty()
-    wanted = terminal and threading.current_thread() is threading.main_thread() if show is None else show
+    wanted = shown_here(stream) if show is None else show
     view = None if stream is None or not wanted else (Bars if terminal else Lines)
     with _deferred() as pending:
         shown = view(name, stream) if view is not None else None
-        config.progress_monitor = monitor = _monitor_type()(pending, shown)
+        config.progress_monitor = monitor = _monitor_type()(pending, shown, stop)
         try:
             yield
         finally:
             monitor.close()
             config.progress_monitor = None
+
+
+def shown_here(stream: TextIO | None = None) -> bool:
+    """Whether a build that this thread waits for is shown if nobody says otherwise."""
+    stream = sys.stderr if stream is None else stream
+    return stream is not None and stream.isatty() and threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -82,16 +91,16 @@ def _monitor_type() -> Any:
     """The ``trt.IProgressMonitor`` of this package; its base exists once TensorRT is imported."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self, pending: list[BaseException], view: Bars | Lines | None) -> None:
+        def __init__(self, pending: list[BaseException], view: Bars | Lines | None, stop: threading.Event) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.pending, self.view = pending, view
+            self.pending, self.view, self.stop = pending, view, stop
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.tell("start", phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self.tell("step", phase_name, step + 1)
-            return not (self.pending or ending.is_set())
+            return not (self.pending or self.stop.is_set() or ending.is_set())
 
         def phase_finish(self, phase_name: str) -> None:
             self.tell("finish", phase_name)
@@ -112,14 +121,21 @@ def _monitor_type() -> Any:
 
 
 class Bars:
-    """A bar for each phase under way, on a terminal; gone when the build ends."""
+    """A bar for each phase under way, on a terminal; gone when the build ends. Builds at one time share the display."""
+
+    _lock = threading.Lock()
+    _displays: ClassVar[dict[TextIO, tuple[Progress, int]]] = {}  # with how many builds each shows
 
     def __init__(self, name: str, stream: TextIO) -> None:
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, console=Console(file=stream), transient=True)
-        self.name = name
+        self.name, self.stream = name, stream
         self.tasks: dict[str, tuple[TaskID, int]] = {}
-        self.progress.start()
+        with Bars._lock:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+            known = Bars._displays.get(stream)
+            self.progress, count = known or (Progress(*columns, console=Console(file=stream), transient=True), 0)
+            Bars._displays[stream] = self.progress, count + 1
+            if not count:
+                self.progress.start()
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
         depth = self.tasks[parent][1] + 1 if parent in self.tasks else 0
@@ -135,7 +151,14 @@ class Bars:
             self.progress.remove_task(self.tasks.pop(phase)[0])
 
     def close(self) -> None:
-        self.progress.stop()
+        for phase in list(self.tasks):
+            self.finish(phase)
+        with Bars._lock:
+            progress, count = Bars._displays.pop(self.stream)
+            if count > 1:
+                Bars._displays[self.stream] = progress, count - 1
+            else:
+                progress.stop()
 
 
 class Lines:

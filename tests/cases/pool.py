@@ -103,6 +103,10 @@ CASES += [
     pool("indices_2d_dilation_padding", F.max_pool2d, IMAGE, 3, 2, 1, (1, 2), **_INDICES),
     pool("indices_2d_dilation_ceil", F.max_pool2d, (1, 2, 3, 6), (3, 2), 2, 0, (1, 2), ceil_mode=True, **_INDICES),
     pool("indices_3d_dilation_ceil", F.max_pool3d, (1, 2, 3, 6, 5), 3, 2, 0, (1, 2, 1), ceil_mode=True, **_INDICES),
+    Case(
+        "max_1d_all_padding", lambda x: F.max_pool1d(x, 2, 2, 1, 2, ceil_mode=True), (T((1, 6, 1)),),
+        rejected="all padding",
+    ),
     pool("indices_2d_unbatched", F.max_pool2d, IMAGE[1:], (2, 3), (1, 2), **_INDICES),
     pool("indices_3d", F.max_pool3d, VOLUME, 2, 2, 1, **_INDICES),
     pool("indices_1d", F.max_pool1d, LINE, 3, 2, 1, **_INDICES),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -17,6 +21,7 @@ from tests.fuzz.registry import OPERATORS
 from tests.fuzz.shrink import shrink
 from trt_stripped_backend.ops.net import Net
 
+ROOT = Path(__file__).parents[2]
 SMALL = Graph(
     inputs=(Input((3, 4), weight=True), Input((2, 3), torch.float16, "transposed"), Input((2, 1), torch.int64)),
     steps=(
@@ -129,3 +134,15 @@ def test_a_run_stops_in_time_and_counts_add_up() -> None:
     assert (other.graphs, other.engines, other.nodes, other.reasons["a"]) == (2, 4, 8, 2)
     assert other.steps["torch.matmul"] == 2
     assert "2 graphs, 4 engines, 6 of 8 operators inside (75.0%)" in str(other)
+
+
+def test_processes_share_a_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz", "--graphs", "27", "--jobs", "2"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out.json")], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["graphs"] <= 27 and told["failures"] == []
+    assert sum(told["steps"].values()) >= told["graphs"] > 20
+    assert f"{told['graphs']} graphs" in done.stdout

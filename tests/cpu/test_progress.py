@@ -210,3 +210,18 @@ def test_a_process_that_is_interrupted_leaves_nothing(own_cache: Path) -> None:
 
 def test_the_monitor_is_made_once() -> None:
     assert progress._monitor_type() is progress._monitor_type()
+
+
+def test_builds_at_one_time_share_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    one, two = Bars("engine_0", terminal), Bars("engine_1", terminal)
+    one.start("outer", None, 2)
+    two.start("outer", None, 2)
+    assert [task.description for task in one.progress.tasks] == ["engine_0: outer", "engine_1: outer"]
+    one.close()
+    assert [task.description for task in two.progress.tasks] == ["engine_1: outer"]
+    assert two.progress.live.is_started
+    two.close()
+    assert not two.progress.live.is_started
+    assert not Bars._displays

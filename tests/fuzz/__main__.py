@@ -10,7 +10,6 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from .run import run, run_processes
@@ -38,7 +37,7 @@ def main(arguments: list[str]) -> int:
             until=time.monotonic() + 60 * given.minutes, shard=shard, shards=shards,
         )  # fmt: skip
     if given.out:
-        given.out.write_text(json.dumps(asdict(totals)))
+        given.out.write_text(json.dumps(vars(totals)))
     if given.shard == "0/1":
         if given.reasons:
             print(*(f"{times:6} {why}" for why, times in totals.reasons.most_common()), sep="\n")

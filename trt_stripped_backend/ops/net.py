@@ -224,6 +224,9 @@ class Net(Shapes):
     def matmul(self, a: ITensor, b: ITensor, *, transpose_a: bool = False, transpose_b: bool = False) -> ITensor:
         """Batched matrix product of tensors of rank ≥ 2; batch dimensions broadcast. As TensorRT sums it."""
         a, b = self.broadcast(a, b)
+        if self.shape(a)[-2 if transpose_a else -1] == 1:  # RTX fails to build some graphs with sums of one term
+            column, row = self.swap(a) if transpose_a else a, self.swap(b) if transpose_b else b
+            return self.mul(column, row)
         kind = trt.MatrixOperation
         layer = self.network.add_matrix_multiply(
             a, kind.TRANSPOSE if transpose_a else kind.NONE, b, kind.TRANSPOSE if transpose_b else kind.NONE
@@ -238,26 +241,34 @@ class Net(Shapes):
         TensorRT sums float16 products in float16 (seen on RTX 1.6.1: relative error 1e-3 at 768 terms, 2e-3 at 3072,
         five to ten times PyTorch's), unless the operands are float32. More float32 arithmetic after the product has the
         same effect on a layer alone, and none in most models. Casts do not help the kernels for small products, nor
-        those for a single row, so few products are written out.
+        those for a single row, so few products are written out; in float32 those of vectors, which RTX fails to build
+        in some graphs.
 
         Float32 without TF32 is emulated by RTX on tensor cores, whose sums lose bits with each step: 5.6e-6 at 768
         terms. Shorter sums added up are closer.
         """
         dtype = self.dtype(a)
+        vector = any(s == 1 for s in (self.shape(a)[-2], self.shape(b)[-2 if transpose_b else -1]))
+        if (vector or dtype != torch.float32) and self.few_products(a, b, transpose_b=transpose_b):
+            return self.written_out(a, b, transpose_b=transpose_b)
         if dtype == torch.float32:
             pieces = self._in_pieces if self.exact_float32 else self.matmul
             return pieces(a, b, transpose_b=transpose_b)
-        if self.few_products(a, b, transpose_b=transpose_b):
-            return self.written_out(a, b, transpose_b=transpose_b)
         if dtype == torch.float16 and not self.half_sums:
             a, b = self.wide(a), self.wide(b)
         return self.matmul(a, b, transpose_b=transpose_b)
 
     def written_out(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
         """:meth:`matmul` in float32, from elementwise products and their sums."""
-        b = b if transpose_b else self.permute(b, [*range(len(b.shape) - 2), -1, -2])
-        each = self.mul(self.unsqueeze(self.wide(a), -2), self.unsqueeze(self.wide(b), -3))
-        return self.reduce(trt.ReduceOperation.SUM, each, [-1])
+        a, b = self.broadcast(self.wide(a), self.wide(b if transpose_b else self.swap(b)))
+        vectors = [dim for dim, x in ((-2, a), (-1, b)) if self.shape(x)[-2] == 1]
+        if vectors:  # with a dimension more, RTX fails to build some graphs
+            return self.unsqueeze(self.reduce(trt.ReduceOperation.SUM, self.mul(a, b), [-1]), vectors[0])
+        return self.reduce(trt.ReduceOperation.SUM, self.mul(self.unsqueeze(a, -2), self.unsqueeze(b, -3)), [-1])
+
+    def swap(self, x: ITensor) -> ITensor:
+        """The last two dimensions, one for the other."""
+        return self.permute(x, [*range(len(x.shape) - 2), -1, -2])
 
     def few_products(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> bool:
         """Whether a product of half types is so small that it is written out, see :meth:`product`."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ..errors import Unsupported
 from ..flavour import trt
 from ..sizes import dynamic
 from .net import FLOAT, ITensor, Net
@@ -131,6 +130,24 @@ def _written_out(kernel_size: Sequence[int], **_: Any) -> Iterator[str]:
         yield "one kernel size for several dimensions"
 
 
+def _some_inside(
+    self: torch.Tensor, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+) -> Iterator[str]:  # fmt: skip
+    rank = len(kernel_size)
+    steps = zip(
+        self.shape[-rank:], kernel_size, _each(stride or kernel_size, rank), _each(padding, rank),
+        _each(dilation, rank), strict=False,
+    )  # fmt: skip
+    for size, kernel, step, pad, apart in steps:
+        if not dynamic(size) and apart > 1:
+            spare = size + 2 * pad - apart * (kernel - 1) - 1
+            last = -(-spare // step) * step if ceil_mode else spare // step * step
+            starts = [start for start in range(-pad, last - pad + 1, step) if start < size + pad]
+            if any(all(not 0 <= start + k * apart < size for k in range(kernel)) for start in starts):
+                yield "a window that is all padding"
+
+
 for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_avg_pool, adaptive_max_pool):
     _one.unless(Net.not_empty)
     _one.unless(_float_only)
@@ -138,6 +155,8 @@ for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, 
     _one.unless(_fixed_places)
 for _one in (max_pool, max_pool_with_indices, avg_pool):
     _one.unless(_written_out)
+for _one in (max_pool1d, max_pool, max_pool_with_indices):
+    _one.unless(_some_inside)
 
 
 # ------------------------------------------------------------------------------------------------ windows
@@ -163,8 +182,6 @@ def _window(size: int, out: int, kernel: int, stride: int, pad: int, step: int) 
     """``[out, kernel]``: the elements of each window; the nearest that is inside for one that is not."""
     places = (torch.arange(out) * stride - pad)[:, None] + torch.arange(kernel) * step
     inside = (places >= 0) & (places < size)
-    if not bool(inside.any(1).all()):
-        raise Unsupported(f"max pooling of {size} elements whose steps of {step} pass over all of them")
     first = inside.int().argmax(1, keepdim=True)
     taps = torch.arange(kernel).clamp(first, first + inside.sum(1, keepdim=True) - 1)
     return places.gather(1, taps)

@@ -116,6 +116,10 @@ class Shapes(Network):
         dims = [d % len(x.shape) for d in dims]
         if dims == list(range(len(dims))):
             return x
+        sizes = self.shape(x)
+        large = [d for d in dims if isinstance(sizes[d], Dim) or sizes[d] != 1]
+        if large == sorted(large):  # nothing moves, and RTX fails to build some graphs with such a transposition
+            return self.reshape(x, [sizes[d] for d in dims])
         layer = self.network.add_shuffle(x)
         layer.first_transpose = trt.Permutation(dims)
         have = self.shape(x)
