@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.aot_compile import AOTCompiledFunction
 
 import trt_stripped_backend as ts
+from tests import saved
 from tests.emulated import World, emulated
 from tests.graphs import Staged, perturb, stage
-from trt_stripped_backend import backend
+from trt_stripped_backend import backend, lowering, weights
 from trt_stripped_backend.key import canonical, digest
+from trt_stripped_backend.ops.library import lookup
+from trt_stripped_backend.options import Options
+from trt_stripped_backend.partition import partition
 
 X = torch.randn(2, 9, 32)
 
@@ -117,6 +123,36 @@ def test_nothing_is_cut_unasked_or_without_a_repetition() -> None:
     model = perturb(Stack(*(Layer() for _ in range(4))))
     assert len(stage(model, X, min_block_size=5).cut.partitions) == 1
     assert len(cut(Layer())) == 1
+
+
+@torch.no_grad()
+def test_dynamic_sizes() -> None:
+    found: list[list[str]] = []
+
+    def compile(lowered: lowering.Lowered) -> Any:
+        made = partition(weights.split(lowered), Options.of({"dedupe_layers": True}), lookup)
+        found.append([digest(canonical(part)[0]) for part in made.partitions])
+        return lowering.boxed(lowered.module)
+
+    model = perturb(Stack(*(Layer() for _ in range(5)))).requires_grad_(False)
+    compiled = torch.compile(model, backend=lambda gm, inputs: lowering.trace(gm, inputs, compile), dynamic=True)
+    torch.testing.assert_close(compiled(X), model(X))
+    assert len(found[0]) == 7
+    assert len(set(found[0][1:-1])) == 1
+
+
+@torch.no_grad()
+def test_saved_and_loaded(world: World) -> None:
+    model, other = (perturb(Stack(*(Layer() for _ in range(4))), seed) for seed in (0, 1))
+    compiled = saved.compiled(model, dedupe_layers=True, refit_mode="general", min_block_size=5)
+    made = AOTCompiledFunction.serialize(compiled.aot_compile(((model, X), {}))).serialized_data
+    ts.clear_stats()
+    run = AOTCompiledFunction.deserialize(made)
+    for one in (other, model, other):
+        torch.testing.assert_close(run(one, X), one(X))
+    counts = ts.stats()
+    assert (counts["builds"], counts["fallbacks"]) == (0, 0)
+    assert counts["refits"] == 12, "each layer of each model keeps an engine with its weights"
 
 
 @torch.no_grad()

@@ -111,6 +111,11 @@ class Index(diskcache.Cache):  # type: ignore[misc]
             self.close()
             raise
 
+    def bytes(self) -> int:
+        """The size of all values together, as the rows have it."""
+        (total,) = self._sql("SELECT COALESCE(SUM(size), 0) FROM Cache").fetchone()
+        return int(total)
+
 
 def remove_index(path: Path) -> None:
     """Deletes the database; only for who holds the directory's lock, so that no process has it open."""

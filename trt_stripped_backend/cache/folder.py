@@ -43,6 +43,15 @@ INDEX_TIMEOUT = 60.0
 _DISK_TROUBLE = ("disk is full", "unable to open database", "database is locked")
 
 
+def _scan(path: str | Path) -> list[os.DirEntry[str]]:
+    """What a directory holds; nothing if it cannot be read."""
+    try:
+        with os.scandir(path) as found:
+            return list(found)
+    except OSError:
+        return []
+
+
 class TooLarge(CacheError):
     """One entry that is larger than the whole cache may be."""
 
@@ -99,7 +108,8 @@ class Folder:
 
         def act(index: Index) -> None:
             self._remove_temporary()
-            self._make_room(index, self.size_limit - len(data), keep=digest)
+            if index.bytes() > self.size_limit - len(data):  # else there is no need to look at every file
+                self._make_room(index, self.size_limit - len(data), keep=digest)
             try:
                 index.set(digest, data)
             except BaseException:
@@ -131,12 +141,12 @@ class Folder:
     def sizes(self) -> dict[str, os.stat_result]:
         """Every entry file by its key, least recently used first."""
         found = {}
-        for place, _, names in os.walk(self.path):
-            for name in names:
-                match = ENTRY_NAME.fullmatch(f"{Path(place).name}/{name}")
-                if match and Path(place).parent == self.path:
+        for place in _scan(self.path):
+            for one in _scan(place.path) if place.is_dir(follow_symlinks=False) else ():
+                match = ENTRY_NAME.fullmatch(f"{place.name}/{one.name}")
+                if match:
                     with suppress(FileNotFoundError):
-                        found[match[2]] = self.file(match[2]).lstat()
+                        found[match[2]] = os.lstat(one.path)
         return dict(sorted(found.items(), key=lambda item: (item[1].st_mtime_ns, item[0])))
 
     def prune(self, limit: int) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_stripped_backend.cache import EngineCache, decode, encode, open_cache
+from trt_stripped_backend.cache.folder import Folder
 from trt_stripped_backend.errors import BadEntry, CacheError, OptionError
 from trt_stripped_backend.types import Entry, Key
 
@@ -122,6 +123,19 @@ def test_the_least_recently_used_entry_leaves(make: Make) -> None:
     assert cache.put(D, entry(D))
     assert [record.key for record in cache.entries()] == [D.digest, A.digest, C.digest]
     assert cache.get(B) is None
+
+
+def test_a_store_looks_at_no_other_file_while_there_is_room(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make(size_limit=3 * size_of(A, 1000) + 100)
+    cache.put(A, entry(A))
+    looks, sizes = [], Folder.sizes
+    monkeypatch.setattr(Folder, "sizes", lambda self: (looks.append(self), sizes(self))[1])
+    cache.put(B, entry(B))
+    cache.put(C, entry(C))
+    assert not looks
+    cache.put(D, entry(D))
+    assert looks
+    assert cache.get(A) is None
 
 
 def test_an_entry_larger_than_the_cache_is_refused_aloud(make: Make, warnings_said: Said) -> None:
