@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -214,8 +215,14 @@ class Compilation:
             return [self._had(one, build=build) for one in wanted]
         stop, show = threading.Event(), self.options.progress
         options = replace(self.options, progress=shown_here() if show is None else show)
+        cuda = self.device is not None and self.device.type == "cuda"
+
+        def had(one: Wanted) -> Had:
+            with torch.cuda.device(self.device) if cuda else contextlib.nullcontext():  # a thread starts on the first
+                return self._had(one, options=options, stop=stop)
+
         with ThreadPoolExecutor(min(len(wanted), os.cpu_count() or 1), "trt_stripped_build") as pool:
-            futures = [pool.submit(self._had, one, options=options, stop=stop) for one in wanted]
+            futures = [pool.submit(had, one) for one in wanted]
             try:
                 return [future.result() for future in futures]
             except BaseException:  # Ctrl-C: nobody waits for the others any more
