@@ -1,0 +1,64 @@
+"""Each variant that the benchmark compares makes another network, and none outlives its ``with``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.benchmarks.bench_variants import VARIANTS, summary, variant
+from tests.graphs import stage
+from trt_stripped_backend import flavour
+from trt_stripped_backend.build import build
+from trt_stripped_backend.key import canonical, make_key
+from trt_stripped_backend.options import Options
+from trt_stripped_backend.precision import half_sums_allowed
+
+
+class Model(nn.Module):
+    """Something for every variant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line, self.image = nn.Conv1d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.linear = nn.Linear(512, 512)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.gelu(self.line(x))
+        y = self.image(y.unsqueeze(2)).squeeze(2)
+        y = self.linear(y)
+        return functional.scaled_dot_product_attention(y, y, y)
+
+
+def layers() -> int:
+    """Of the network for :class:`Model` in float16."""
+    with torch.no_grad():
+        staged = stage(Model().half().eval().requires_grad_(False), torch.randn(8, 8, 512).half())
+    (piece,) = staged.cut.partitions
+    entry = build(
+        piece, canonical(piece)[1], make_key({}), flavour=flavour.load(), mode="bound", options=Options.of({}),
+        tf32=True, half_sums=half_sums_allowed(),
+    )  # fmt: skip
+    count: int = entry.header["layers"]
+    return count
+
+
+@pytest.mark.parametrize("names", [*(n for n in VARIANTS if n not in ("now", "last")), "conv32+gelu32"])
+def test_a_variant_makes_another_network_and_ends(names: str) -> None:
+    before = layers()
+    with variant(names):
+        assert layers() != before
+    assert layers() == before
+
+
+def test_summary() -> None:
+    rows = [
+        {"model": "m", "dtype": "d", "mode": "bound", "variant": name, "graphs_ms": ms, "right": name == "now"}
+        for name, ms in (("now", 2.0), ("other", 3.0))
+    ]
+    rows.append({"model": "n", "dtype": "d", "mode": "bound", "variant": "other", "right": False, "failed": "so"})
+    assert summary(rows).splitlines() == [
+        "now              1.00 times as long as now (median of 1), 0 of 1 not right",
+        "other            1.50 times as long as now (median of 1), 2 of 2 not right",
+    ]
