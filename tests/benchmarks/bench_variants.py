@@ -7,6 +7,8 @@ of a call, and of one that replays CUDA graphs, where the host does not count.
 
 now        as the converters are
 half_sums  matrix products as TensorRT sums them: ``torch.backends.cuda.matmul.allow_fp16_accumulation``
+short16    float16 products of at most 256 terms summed in float16
+layers     small products as layers, not written out
 conv32     convolutions without groups in float32
 line32     convolutions over one dimension in float32
 gelu32     GELU in float32
@@ -31,11 +33,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import nn
 
 from tests.benchmarks.bench_models import BOUNDS, environment
-from trt_stripped_backend.ops import net as ops_net
 from trt_stripped_backend.ops.library import lookup
-from trt_stripped_backend.ops.net import ITensor, Net
+from trt_stripped_backend.ops.net import EXACT_TERMS, Dim, ITensor, Net
 from trt_stripped_backend.ops.registry import registry
 
 Convert = Callable[..., Any]
@@ -44,7 +46,7 @@ aten = torch.ops.aten
 ROOT = Path(__file__).parents[2]
 MODELS = (
     "vit_base", "bert_base", "gpt2", "llama_gqa", "whisper_encoder", "resnet50", "convnext_tiny", "efficientnet_b0",
-    "swin_tiny", "unet",
+    "swin_tiny", "unet", "vgg11", "maxvit", "hf_vit", "hubert",
 )  # fmt: skip
 
 
@@ -83,7 +85,20 @@ def _soft32() -> contextlib.AbstractContextManager[Any]:
     def wide(net: Net, x: ITensor, dim: int) -> ITensor:
         return net.cast(softmax(net, net.wide(x), dim), net.dtype(x))
 
-    return mock.patch.object(ops_net.Net, "softmax", wide)
+    return mock.patch.object(Net, "softmax", wide)
+
+
+def _short16() -> contextlib.AbstractContextManager[Any]:
+    product = Net.product
+
+    def short(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
+        terms = net.shape(a)[-1]
+        few = net.few_products(a, b, transpose_b=transpose_b)
+        if net.dtype(a) != torch.float16 or few or isinstance(terms, Dim) or terms > EXACT_TERMS:
+            return product(net, a, b, transpose_b=transpose_b)
+        return net.wide(net.matmul(a, b, transpose_b=transpose_b))
+
+    return mock.patch.object(Net, "product", short)
 
 
 @contextlib.contextmanager
@@ -100,6 +115,8 @@ def _half_sums() -> Iterator[None]:
 VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "now": contextlib.nullcontext,
     "half_sums": _half_sums,
+    "short16": _short16,
+    "layers": lambda: mock.patch.object(Net, "few_products", lambda *_, **__: False),
     "conv32": lambda: _convolution(lambda net, x, groups: groups == 1),
     "line32": lambda: _convolution(lambda net, x, groups: len(x.shape) == 3),
     "gelu32": _gelu32,
@@ -117,16 +134,39 @@ def variant(names: str) -> Iterator[None]:
         yield
 
 
+class _First(nn.Module):
+    """The first output of an architecture that has one input."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.model(**{self.name: x}) if self.name else self.model(x)
+        first: torch.Tensor = out[0]
+        return first
+
+
+def _made(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """A row of the models or of the architectures, and its input."""
+    from tests.benchmarks import architectures, models
+
+    if name in models.MODELS:
+        return models.make(name)
+    model, args, named = architectures.make(name)
+    (given,) = [*(("", x) for x in args), *named.items()]
+    return _First(model, given[0]), given[1]
+
+
 def one(name: str, dtype: str, names: str, mode: str) -> dict[str, Any]:
     """A model in this process."""
     import trt_stripped_backend as ts
-    from tests.benchmarks.models import make
     from tests.benchmarks.speed import milliseconds, relative
 
     torch.backends.cudnn.allow_tf32 = False
     kind = getattr(torch, dtype)
     with torch.no_grad():
-        model, x = make(name)
+        model, x = _made(name)
         want = model(x)
         model, x = model.to(kind), x.to(kind) if x.is_floating_point() else x
         eager, eager_ms = relative(model(x), want), milliseconds(model, x)
@@ -194,7 +234,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(MODELS), help="of bench_models or of bench_architectures")
     parser.add_argument("--dtypes", default="float16,bfloat16")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="several at once: conv32+gelu32")
     parser.add_argument("--mode", default="bound")

@@ -22,13 +22,14 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.line, self.image = nn.Conv1d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.linear = nn.Linear(512, 512)
+        self.linear, self.across, self.head = nn.Linear(512, 512), nn.Linear(8, 64), nn.Linear(512, 4)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         y = functional.gelu(self.line(x))
         y = self.image(y.unsqueeze(2)).squeeze(2)
         y = self.linear(y)
-        return functional.scaled_dot_product_attention(y, y, y)
+        attended = functional.scaled_dot_product_attention(y, y, y)
+        return attended, self.across(y.transpose(1, 2)), self.head(y.mean(1))
 
 
 def layers() -> int:
