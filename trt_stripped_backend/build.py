@@ -152,6 +152,17 @@ class Timings:
             self.store.put_blob("timing", self.name, bytes(memoryview(measured.serialize())))
 
 
+def _needed(graph: fx.Graph) -> set[fx.Node]:
+    """What the outputs depend on."""
+    needed, stack = set[fx.Node](), list(graph.output_node().all_input_nodes)
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack.extend(node.all_input_nodes)
+    return needed
+
+
 def convert(partition: Partition, signature: Signature, net: Net) -> None:
     """Fills the network: inputs and slots, each node through its converter, outputs.
 
@@ -166,7 +177,10 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
     for symbol in signature.symbols:
         if symbol.dim is None:
             net.size_input(symbol.name)
+    needed = _needed(partition.module.graph)
     for node in partition.module.graph.nodes:
+        if node not in needed and node.op not in ("placeholder", "output"):
+            continue  # attention that nobody uses: PyTorch takes it for random, and keeps it
         net.node, net.out = f"{len(values)}:{node.target}", _out(node.meta.get("val"), net, names)
         if isinstance(node.meta.get("val"), torch.SymInt):
             values[node] = dim(size(node.meta["val"], names), net.ranges)

@@ -44,6 +44,10 @@ def _self_attention(x: torch.Tensor, qkv: torch.Tensor, out: torch.Tensor) -> to
 
 BOOL = {"dtype": torch.bool, "kind": "bool"}
 CASES = [
+    Case(
+        "unused", lambda q, k: torch.nn.functional.scaled_dot_product_attention(q, k, k).new_ones([2]) + k[0, 0, :2],
+        (T((2, 3, 8)), T((2, 5, 8))),
+    ),
     attend("plain", Q, K),
     attend("one_head", (2, 5, 8), (2, 7, 8)),
     attend("no_batch", (5, 8), (7, 8)),
