@@ -224,7 +224,8 @@ class Net(Shapes):
     def matmul(self, a: ITensor, b: ITensor, *, transpose_a: bool = False, transpose_b: bool = False) -> ITensor:
         """Batched matrix product of tensors of rank ≥ 2; batch dimensions broadcast. As TensorRT sums it."""
         a, b = self.broadcast(a, b)
-        if self.shape(a)[-2 if transpose_a else -1] == 1:  # RTX fails to build some graphs with sums of one term
+        terms = self.shape(a)[-2 if transpose_a else -1]
+        if not isinstance(terms, Dim) and terms == 1:  # RTX fails to build some graphs with sums of one term
             column, row = self.swap(a) if transpose_a else a, self.swap(b) if transpose_b else b
             return self.mul(column, row)
         kind = trt.MatrixOperation
@@ -248,7 +249,8 @@ class Net(Shapes):
         terms. Shorter sums added up are closer.
         """
         dtype = self.dtype(a)
-        vector = any(s == 1 for s in (self.shape(a)[-2], self.shape(b)[-2 if transpose_b else -1]))
+        ends = self.shape(a)[-2], self.shape(b)[-2 if transpose_b else -1]
+        vector = any(not isinstance(size, Dim) and size == 1 for size in ends)
         if (vector or dtype != torch.float32) and self.few_products(a, b, transpose_b=transpose_b):
             return self.written_out(a, b, transpose_b=transpose_b)
         if dtype == torch.float32:
