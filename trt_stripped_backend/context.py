@@ -13,8 +13,8 @@ import torch
 from .flavour import messages, trt
 from .live import ALIGNMENT
 from .precision import applied
-from .refit import Engine
-from .types import TensorSpec
+from .refit import Engine, EnginePool
+from .types import BlobStore, TensorSpec
 
 
 class Call(NamedTuple):
@@ -157,6 +157,40 @@ class Context:
     def kernels(self) -> bytes | None:
         """The kernels that RTX compiled for this context, to be saved."""
         return bytes(memoryview(self._cache.serialize())) if self._cache is not None else None
+
+
+class Kernels:
+    """What RTX compiled for one plan and one GPU: shared by the plan's contexts, and kept beside the plan.
+
+    Args:
+        pool: the plan's engines.
+        blobs: where it is kept; None: for this process alone.
+    """
+
+    def __init__(self, pool: EnginePool, blobs: BlobStore | None) -> None:
+        self._pool, self._blobs = pool, blobs
+
+    def context(self, engine: Engine, *, specialize: bool = False) -> Context:
+        """A new context, which compiles only what none did before; see :class:`Context` for ``specialize``."""
+        if self._pool.kernels is None and self._blobs is not None:
+            self._pool.kernels = self._blobs.get_blob("runtime", self._name())
+        context = Context(engine, self._pool.kernels, specialize=specialize)
+        if self._pool.kernels is None:
+            self._pool.kernels = context.kernels()
+        return context
+
+    def save(self, context: Context) -> None:
+        """Keeps what a context has compiled by the end of its first run."""
+        context.fresh = False
+        data = context.kernels()
+        if data:
+            self._pool.kernels = data
+            if self._blobs is not None:
+                self._blobs.put_blob("runtime", self._name(), data)
+
+    def _name(self) -> str:
+        properties = torch.cuda.get_device_properties(self._pool.device)
+        return f"{self._pool.entry.key}-{properties.name}-{properties.major}.{properties.minor}"
 
 
 # ------------------------------------------------------------------------------------------------ streams

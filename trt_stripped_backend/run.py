@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .context import Call, Context, Side, current_handle, empty_cuda, forget, placeholder, side_stream
+from .context import Call, Context, Kernels, Side, current_handle, empty_cuda, forget, placeholder, side_stream
 from .errors import NotWarm, RefitFailed
 from .flavour import messages
 from .graphs import Recorded, run_and_record
@@ -83,7 +83,8 @@ class Runner:
         self, index: int, signature: Signature, inputs: Sequence[str], pool: EnginePool, blobs: BlobStore | None,
         on_refit: Callable[[int], None], on_record: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
-        self.index, self.signature, self.pool, self.blobs, self.on_refit = index, signature, pool, blobs, on_refit
+        self.index, self.signature, self.pool, self.on_refit = index, signature, pool, on_refit
+        self._kernels = Kernels(pool, blobs)
         self.on_record = on_record
         self.device = pool.device
         self._ordinal: int = pool.device.index
@@ -111,7 +112,7 @@ class Runner:
                 if engine.needs_weights:  # its contexts come after its refit
                     return None
                 with engine.lock:
-                    return engine, self._new_context(engine)
+                    return engine, self._kernels.context(engine)
         except Exception as error:
             log.debug("engine %d: not loaded ahead: %s", self.index, error)  # the first call meets it, and falls back
             return None
@@ -194,7 +195,7 @@ class Runner:
         if side is not None:
             side.leave()
         if context.fresh:
-            self._save_kernels(context)
+            self._kernels.save(context)
         return outputs
 
     def warm(self, seen: Seen) -> None:
@@ -355,7 +356,7 @@ class Runner:
             context.enter(stream)
             self._prepare(context, call, weights, pointers, stream)
 
-        context = Context(engine, self._saved_kernels(), specialize=True)
+        context = self._kernels.context(engine, specialize=True)
         kept = self._kept(weights) if self._bound else []
         recorded = run_and_record(context, call, inputs, self.device, prepare, kept, weights.sources)
         told = self.on_record
@@ -378,28 +379,5 @@ class Runner:
             loaded = loading.result() if loading is not None else None
             ahead = loaded is not None and loaded[0] is engine
             with engine.lock:  # TensorRT does not say that an engine may make two at once
-                context = contexts[engine] = loaded[1] if loaded and ahead else self._new_context(engine)
+                context = contexts[engine] = loaded[1] if loaded and ahead else self._kernels.context(engine)
         return context
-
-    def _new_context(self, engine: Engine) -> Context:
-        context = Context(engine, self._saved_kernels())
-        if self.pool.kernels is None:
-            self.pool.kernels = context.kernels()  # what was compiled now, the next one need not compile again
-        return context
-
-    def _kernels_name(self) -> str:
-        properties = torch.cuda.get_device_properties(self.device)
-        return f"{self.pool.entry.key}-{properties.name}-{properties.major}.{properties.minor}"
-
-    def _saved_kernels(self) -> bytes | None:
-        if self.pool.kernels is None and self.blobs is not None:
-            self.pool.kernels = self.blobs.get_blob("runtime", self._kernels_name())
-        return self.pool.kernels
-
-    def _save_kernels(self, context: Context) -> None:
-        context.fresh = False
-        data = context.kernels()
-        if data:
-            self.pool.kernels = data
-            if self.blobs is not None:
-                self.blobs.put_blob("runtime", self._kernels_name(), data)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import process
 from tests.benchmarks.bench_models import BOUNDS, environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,18 +96,12 @@ def fresh(name: str, dtype: str, mode: str, until: float) -> dict[str, Any] | No
     """:func:`one` or :func:`planned` in a process with a cache of its own; None when the time is up."""
     if time.monotonic() > until:
         return None
-    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", name, dtype, mode]
     with tempfile.TemporaryDirectory() as cache:
-        environ = os.environ | {"TRT_STRIPPED_CACHE_DIR": cache, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=LIMIT, check=False)
-        except subprocess.TimeoutExpired:
-            return {"model": name, "dtype": dtype, "right": False, "failed": f"took more than {LIMIT} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        return {"model": name, "dtype": dtype, "right": False, "failed": done.stderr[-1500:]}
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+        environment = {"TRT_STRIPPED_CACHE_DIR": cache, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        return process.fresh(
+            __spec__.name, "--one", name, dtype, mode, timeout=LIMIT, environment=environment, model=name, dtype=dtype,
+            right=False,
+        )  # fmt: skip
 
 
 def line(r: dict[str, Any]) -> str:

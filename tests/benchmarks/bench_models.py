@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks import process
 
 BOUNDS = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-5}
 
@@ -76,14 +76,10 @@ def one(name: str, dtype: str, mode: str) -> dict[str, Any]:
 
 def fresh(name: str, dtype: str, mode: str, cache: str) -> dict[str, Any]:
     """:func:`one` in a fresh process."""
-    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", name, dtype, mode]
-    environment = os.environ | {"TRT_STRIPPED_CACHE_DIR": cache}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        return {"model": name, "dtype": dtype, "mode": mode, "right": False, "failed": done.stderr[-2000:]}
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+    return process.fresh(
+        __spec__.name, "--one", name, dtype, mode, timeout=600, environment={"TRT_STRIPPED_CACHE_DIR": cache},
+        model=name, dtype=dtype, mode=mode, right=False,
+    )  # fmt: skip
 
 
 def row(name: str, dtype: str, mode: str) -> dict[str, Any]:

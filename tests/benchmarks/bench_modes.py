@@ -20,10 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.benchmarks import process
 from tests.benchmarks.bench_models import BOUNDS, environment
 
 NAMES = ["resnet50", "bert_base", "gpt2", "llama_1b5"]
@@ -39,7 +37,6 @@ MODES = ["bound", "general", "identical", "immutable"]
 DTYPES = {"llama_1b5": "bfloat16"}  # float16 otherwise
 #: How often all weights change. Where that means a build, once is enough; identical goes back to what it knows.
 CHANGES = {"bound": 5, "general": 5, "identical": 2, "immutable": 1}
-ROOT = Path(__file__).parents[2]
 
 
 def _megabytes(size: float) -> float:
@@ -183,21 +180,10 @@ def one(name: str, mode: str, *, brief: bool) -> dict[str, Any]:
 
 def fresh(name: str, mode: str, cache: str, *, brief: bool = False, timeout: float = 400) -> dict[str, Any]:
     """:func:`one` in a fresh process; a failure is a row too."""
-    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", name, mode]
-    command += ["--brief"] if brief else []
-    environment = os.environ | {"TRT_STRIPPED_CACHE_DIR": cache}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"model": name, "mode": mode, "right": False, "failed": f"took more than {timeout:.0f} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        why = f"exit code {done.returncode}: {done.stderr[-2000:]}"
-        return {"model": name, "mode": mode, "right": False, "failed": why}
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+    return process.fresh(
+        __spec__.name, "--one", name, mode, *["--brief"] * brief, timeout=timeout,
+        environment={"TRT_STRIPPED_CACHE_DIR": cache}, model=name, mode=mode, right=False,
+    )  # fmt: skip
 
 
 def row(name: str, mode: str, timeout: float) -> dict[str, Any]:

@@ -20,17 +20,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks import process
+
 ROWS = (
     "resnet50_8", "vit_8", "bert_1x128", "bert_16x512", "gpt2_1x128", "gpt2_8x512", "llama_1x128", "unet", "gpt_plain",
 )  # fmt: skip
@@ -69,19 +67,7 @@ class Budget:
 
 def fresh(task: str, row: str, environment: dict[str, str], limit: float) -> dict[str, Any]:
     """A task in a fresh process; a failure is a result too."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.speed", task, row]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | environment, cwd=ROOT, timeout=max(limit, 1),
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {limit:.0f} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        return {"failed": f"exit code {done.returncode}: {done.stderr[-1500:]}"}
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+    return process.fresh("tests.benchmarks.speed", task, row, timeout=limit, environment=environment)
 
 
 def middle(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

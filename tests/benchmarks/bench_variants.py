@@ -23,8 +23,6 @@ import contextlib
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +33,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from tests.benchmarks import process
 from tests.benchmarks.bench_models import BOUNDS, environment
 from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.ops.net import EXACT_TERMS, Dim, ITensor, Net
@@ -43,7 +42,6 @@ from trt_stripped_backend.ops.registry import registry
 Convert = Callable[..., Any]
 
 aten = torch.ops.aten
-ROOT = Path(__file__).parents[2]
 MODELS = (
     "vit_base", "bert_base", "gpt2", "llama_gqa", "whisper_encoder", "resnet50", "convnext_tiny", "efficientnet_b0",
     "swin_tiny", "unet", "vgg11", "maxvit", "hf_vit", "hubert",
@@ -193,17 +191,11 @@ def one(name: str, dtype: str, names: str, mode: str) -> dict[str, Any]:
 
 
 def fresh(name: str, dtype: str, names: str, mode: str, timeout: float) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", name, dtype, names, mode]
-    head = {"model": name, "dtype": dtype, "variant": names, "mode": mode, "right": False}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT)
-    except subprocess.TimeoutExpired:
-        return head | {"failed": f"took more than {timeout:.0f} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        return head | {"failed": f"exit code {done.returncode}: {done.stderr[-600:]}"}
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+    """:func:`one` in a fresh process; a failure is a row too."""
+    return process.fresh(
+        __spec__.name, "--one", name, dtype, names, mode, timeout=timeout, model=name, dtype=dtype, variant=names,
+        mode=mode, right=False,
+    )  # fmt: skip
 
 
 def line(r: dict[str, Any]) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-import trt_stripped_backend as ts
-from tests.emulated import World, emulated
+from tests.emulated import World
 from tests.graphs import perturb
 from trt_stripped_backend import backend
 from trt_stripped_backend.watch import Disguised
 
+pytestmark = pytest.mark.usefixtures("world")
 CALLS = 3 * Disguised.LIMIT
 X = torch.randn(4, 8)
 
@@ -31,16 +30,6 @@ class Conditioned(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.layer(x) + self.condition) * (self.scale * 2)
-
-
-@pytest.fixture(autouse=True)
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(tmp_path / "cache"))
-    torch._dynamo.reset()
-    ts.clear_stats()
-    with emulated() as one:
-        yield one
-    torch._dynamo.reset()
 
 
 def compiled(model: nn.Module, mode: str) -> Callable[..., torch.Tensor]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections import Counter
 from unittest import mock
 
 import pytest
@@ -21,7 +19,6 @@ from tests.fuzz.registry import OPERATORS
 from tests.fuzz.shrink import shrink
 from trt_stripped_backend.ops.net import Net
 
-ROOT = Path(__file__).parents[2]
 SMALL = Graph(
     inputs=(Input((3, 4), weight=True), Input((2, 3), torch.float16, "transposed"), Input((2, 1), torch.int64)),
     steps=(
@@ -136,13 +133,12 @@ def test_a_run_stops_in_time_and_counts_add_up() -> None:
     assert "2 graphs, 4 engines, 6 of 8 operators inside (75.0%)" in str(other)
 
 
-def test_processes_share_a_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz", "--graphs", "27", "--jobs", "2"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out.json")], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert told["graphs"] <= 27 and told["failures"] == []
-    assert sum(told["steps"].values()) >= told["graphs"] > 20
-    assert f"{told['graphs']} graphs" in done.stdout
+def test_what_a_process_found_is_added_by_another() -> None:
+    mine, sums = run.Totals(), run.Totals()
+    run.chunk(0, 2, base=5, device="cpu", built=False, totals=mine)
+    mine.failures.append("WRONG, as an example")
+    for _ in range(2):
+        sums.merge(json.loads(mine.line()))
+    assert (sums.graphs, sums.engines, sums.nodes) == (2 * mine.graphs, 2 * mine.engines, 2 * mine.nodes)
+    assert sums.steps == Counter({name: 2 * times for name, times in mine.steps.items()})
+    assert sums.steps and sums.failures == 2 * mine.failures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 import trt_stripped_backend as ts
 from tests import emulated as emulation
-from tests.emulated import World, emulated
+from tests.emulated import World
 from tests.graphs import perturb
 from trt_stripped_backend import backend, compilation
 from trt_stripped_backend.errors import BuildFailed
@@ -35,15 +35,9 @@ class Pieces(nn.Module):
         return torch.tanh(self.three(torch.sigmoid(self.two(x)).cumsum(1)))
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(tmp_path / "cache"))
+@pytest.fixture(autouse=True)
+def cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    torch._dynamo.reset()
-    ts.clear_stats()
-    with emulated() as one:
-        yield one
-    torch._dynamo.reset()
 
 
 def compiled(model: nn.Module, **options: Any) -> Callable[..., torch.Tensor]:

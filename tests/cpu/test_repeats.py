@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from torch._dynamo.aot_compile import AOTCompiledFunction
 
 import trt_stripped_backend as ts
 from tests import saved
-from tests.emulated import World, emulated
+from tests.emulated import World
 from tests.graphs import Staged, perturb, stage
 from trt_stripped_backend import backend, lowering, weights
 from trt_stripped_backend.key import canonical, digest
@@ -63,16 +61,6 @@ def cut(*layers: nn.Module) -> list[str]:
     staged: Staged = stage(model, X, dedupe_layers=True, min_block_size=5)
     torch.testing.assert_close(staged.compiled(X), model(X))
     return [digest(canonical(part)[0]) for part in staged.cut.partitions]
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(tmp_path / "cache"))
-    torch._dynamo.reset()
-    ts.clear_stats()
-    with emulated() as one:
-        yield one
-    torch._dynamo.reset()
 
 
 @torch.no_grad()
@@ -156,7 +144,7 @@ def test_saved_and_loaded(world: World) -> None:
 
 
 @torch.no_grad()
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.sampled_from([(Layer, 1.0), (Layer, 2.0), (Other, 1.0)]), min_size=1, max_size=7))
 def test_any_stack_is_right(kinds: list[tuple[type[Layer], float]]) -> None:
     assert cut(*(kind(scale=scale) for kind, scale in kinds))

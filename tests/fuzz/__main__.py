@@ -6,7 +6,6 @@ Prints each failure as code that shows it, shrunk; ends with 1 if there is one.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ def main(arguments: list[str]) -> int:
             until=time.monotonic() + 60 * given.minutes, shard=shard, shards=shards,
         )  # fmt: skip
     if given.out:
-        given.out.write_text(json.dumps(vars(totals)))
+        given.out.write_text(totals.line())
     if given.shard == "0/1":
         if given.reasons:
             print(*(f"{times:6} {why}" for why, times in totals.reasons.most_common()), sep="\n")

@@ -60,6 +60,10 @@ class Totals:
             self.reasons.update(found.reasons)
             self.steps.update(step.fn for step in graph.steps)
 
+    def line(self) -> str:
+        """All of it as JSON, for another process."""
+        return json.dumps(vars(self))
+
     def merge(self, line: dict[str, object]) -> None:
         """Adds what another process wrote with :meth:`line`."""
         for name, value in line.items():
