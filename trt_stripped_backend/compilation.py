@@ -196,15 +196,13 @@ class Compilation:
             if isinstance(one, Wanted):
                 first.setdefault(one.key.digest, one)
         had = dict(zip(first, self._had_all(list(first.values())), strict=True))
-        made, seen = [], set[str]()
+        made = []
         for piece, one in zip(pieces, wanted, strict=True):
             found = had[one.key.digest] if isinstance(one, Wanted) else None
-            if found is not None and isinstance(one, Wanted):
-                if one.key.digest in seen and found.entry is not None:
-                    found = replace(found, status="shared", seconds=0.0)
-                seen.add(one.key.digest)
             entry = self._told(piece, one, found)
             made.append(replace(piece, entry=entry, pending=found is not None and found.status == "pending"))
+            if entry is not None and isinstance(one, Wanted):  # the pieces that are alike
+                had[one.key.digest] = Had(entry, "shared", 0.0, "")
         return made
 
     def _had_all(self, wanted: Sequence[Wanted]) -> list[Had]:

@@ -33,8 +33,8 @@ def convolution(
         input, weight = net.unsqueeze(input, 2), net.unsqueeze(weight, 2)
         sizes = {name: [0 if "padding" in name else 1, *values] for name, values in sizes.items()}
     if spatial == 3 and net.dtype(input) == torch.float16 and (net.bound or net.values):
-        # TensorRT sums these in float16, unlike images' (RTX 1.6.1: relative error 3e-3 where PyTorch's is 3e-4). For a
-        # cast of a weight that is not known yet RTX wants a GPU, so refittable engines keep to that.
+        # RTX 1.6.1 sums these in float16: relative error 3e-3 where PyTorch's is 3e-4. Refittable engines must do with
+        # that, because without a GPU RTX does not build the cast of a kernel whose values come later.
         input, weight = net.wide(input), net.wide(weight)
     y = (_transposed if transposed else _forward)(net, input, weight, groups, **sizes)
     y = net.cast(y, net.out.dtype)
