@@ -105,16 +105,20 @@ Compile = Callable[[Lowered], Callable[..., Any]]
 
 
 @functools.cache
-def lower_case(case: Case) -> Lowered:
-    """Lowers and partitions a case, its weights as parameters; once, for all tests that look at it."""
+def _lowered(case: Case) -> tuple[Lowered, Callable[..., Any]]:
     found: list[Lowered] = []
 
     def compile(lowered: Lowered) -> Callable[..., Any]:
         found.append(lowered)
         return _boxed(lambda *args: lowered.partitioned.module(None, *args))
 
-    _trace(case, case.make(), compile)
-    return found[0]
+    run = _trace(case, case.make(), compile)
+    return found[0], run
+
+
+def lower_case(case: Case) -> Lowered:
+    """Lowers and partitions a case, its weights as parameters; once, for all tests that look at it."""
+    return _lowered(case)[0]
 
 
 def reject(case: Case) -> None:
@@ -132,15 +136,10 @@ def emulate(case: Case) -> None:
         AssertionError: a value, shape or dtype differs, or something stays in PyTorch.
         Refused: TensorRT would not build a layer.
     """
-    inputs = case.make()
-
-    def compile(lowered: Lowered) -> Callable[..., Any]:
-        piece, signature = lowered.engine()
-        weights = {name: inputs[position] for name, position in lowered.weights.items()}
-        setattr(lowered.partitioned.module, piece.name, Emulated(piece, signature, weights))
-        return _boxed(lambda *args: lowered.partitioned.module(None, *args))
-
-    run = _trace(case, inputs, compile)
+    inputs, (lowered, run) = case.make(), _lowered(case)
+    piece, signature = lowered.engine()
+    weights = {name: inputs[position] for name, position in lowered.weights.items()}
+    setattr(lowered.partitioned.module, piece.name, Emulated(piece, signature, weights))
     compare(case, run(*inputs))
 
 

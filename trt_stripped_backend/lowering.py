@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from torch.fx.experimental.symbolic_shapes import has_free_symbols
 from .decompositions import decompositions, keep_composites
 from .errors import Unsupported
 from .inplace import update_in_place, viewed, writes
+from .origin import path_in_model
 from .sizes import OPERATORS, Size, expression, is_symbol, sampled, size
 
 aten = torch.ops.aten
@@ -131,10 +131,7 @@ def _source_name(node: fx.Node) -> str:
     source = getattr(node, "_dynamo_source", None)
     if source is None:
         return ""
-    name = source.name() if callable(source.name) else source.name
-    parts = re.findall(r"\['?([^'\]]+)'?\]|\.(\w+)", name.removeprefix("L"))
-    words = [key or attribute for key, attribute in parts]
-    return ".".join(w for w in words[1:] if w not in ("_modules", "_parameters", "_buffers")) or ".".join(words)
+    return path_in_model(source.name() if callable(source.name) else source.name)
 
 
 # ------------------------------------------------------------------------------------------------ passes

@@ -144,7 +144,7 @@ class Rejection:
             (data-dependent shape), ``random``, ``option`` (the user asked), ``size`` (block too small), ``build``
             (TensorRT failed), ``verify`` (results differ), ``device``, ``grad``.
         reason: one sentence.
-        where: the user's source line, if known: ``model.py:12``.
+        where: the user's source line, ``model.py:12``; if none is known, the module, ``encoder.3``; else empty.
         code: what stands there.
     """
 

@@ -17,7 +17,9 @@ REJECTED = [(family, case) for family, case in CASES if case.rejected is not Non
 
 
 def each(cases: Sequence[tuple[str, Case]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", [pytest.param(case, id=f"{family}/{case.name}") for family, case in cases])
+    """All tests of a case in a row (that is what the scope does), so that it is lowered once."""
+    params = [pytest.param(case, id=f"{family}/{case.name}") for family, case in cases]
+    return pytest.mark.parametrize("case", params, scope="module")
 
 
 def test_names_are_unique() -> None:

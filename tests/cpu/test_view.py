@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+import trt_stripped_backend
 from tests.graphs import TwoEngines, perturb, stage
 from trt_stripped_backend.origin import Origin, origin
 from trt_stripped_backend.report import EngineReport, Report
@@ -106,7 +107,7 @@ def test_pieces_in_pytorch_do_not_wait_for_each_other() -> None:
             f'  File "m.py", line 3, in f\n    g(x)\n  File "{torch.__file__}", line 9, in g\n    h(x)\n',
             Origin("m.py:3", "g(x)"),
         ),
-        (f'  File "{torch.__file__}", line 9, in g\n    h(x)\n', Origin(f"{torch.__file__}:9", "h(x)")),
+        (f'  File "{torch.__file__}", line 9, in g\n    h(x)\n', Origin()),
         ('  File "a.py", line 1, in f\n  File "<string>", line 2, in g\n', Origin("<string>:2")),
     ],
 )
@@ -114,6 +115,21 @@ def test_the_users_line(trace: str, expected: Origin) -> None:
     node = torch.fx.Graph().placeholder("x")
     node.meta["stack_trace"] = trace
     assert origin(node) == expected
+
+
+class Relu(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+def test_without_a_line_of_the_users_the_module_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh()), nn.TransformerEncoderLayer(4, 2), Relu())
+    found = trt_stripped_backend.explain(model.eval(), torch.randn(3, 2, 4), options={"min_block_size": 100})
+    where = {r.target: {one.where for one in found.rejections if one.target == r.target} for r in found.rejections}
+    assert where["aten.tanh.default"] == {"1.0"} and {"0", "2.linear1"} < where["aten.linear.default"]
+    assert any(one.startswith(__file__) for one in where["aten.relu.default"])
+    (alone,) = trt_stripped_backend.explain(nn.Tanh(), torch.randn(3)).rejections
+    assert alone.where == "Tanh"
 
 
 def hostile() -> Report:
