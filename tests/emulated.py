@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 
 from tests.graphs import memory
-from trt_stripped_backend import backend, compilation, context, flavour, graphs, portable, refit, run
+from trt_stripped_backend import backend, compilation, context, flavour, graphs, live, portable, refit, run
 from trt_stripped_backend.key import digest
 from trt_stripped_backend.types import Entry, Key, Partition, Signature, TensorSpec
 
@@ -258,7 +258,8 @@ def emulated() -> Iterator[World]:
     properties = types.SimpleNamespace(name="CPU", major=0, minor=0, total_memory=1 << 40)
     replaced: list[tuple[Any, str, Any]] = [
         (backend, "_start", start), (backend, "runs_on", lambda device: True), (compilation, "build", build),
-        (refit, "trt", trt), (run, "current_handle", handle), (run, "empty_cuda", _empty), (run, "_loader", loader),
+        (refit, "trt", trt), (run, "current_handle", handle), (live, "current_handle", handle),
+        (run, "empty_cuda", _empty), (run, "_loader", loader),
         (graphs, "empty_cuda", _empty), (context, "_local", context._Local()), (graphs, "_local", graphs._Local()),
         (torch.cuda, "current_device", lambda: None), (torch.cuda, "device", contextlib.nullcontext),
         (torch.cuda, "stream", current), (torch.cuda, "Stream", Stream), (torch.cuda, "Event", Event),

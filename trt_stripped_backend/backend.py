@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,8 @@ class Saved(SerializableCallable):
     def deserialize_compile_artifacts(cls, data: bytes) -> Saved:
         """The callable over saved bytes; it has no graph to fall back to, so what fails raises."""
         compilation, planned, names = artifact.restore(data)
-        inner, _ = assembled(compilation, planned, names)
+        # A guard_filter_fn may have left no guard on the parameters.
+        inner, _ = assembled(compilation, planned, names, guarded=False)
         recent.append(compilation.report)
 
         def call(*args: Any) -> Any:
@@ -179,7 +181,7 @@ def _without_data(
         sources = tuple(i for i in lowered.sources if i not in data)
         suspects = {i: written for i, written in lowered.suspects.items() if i not in data}
         lowered = dataclasses.replace(lowered, sources=sources, suspects=suspects)
-        other = dataclasses.replace(compilation, report=compilation.report.anew())
+        other = dataclasses.replace(compilation, report=compilation.report.anew(), uses=Counter())
         inner, live = assembled(other, other.plan(lowered), lowered.names, suspects)
         recent.append(other.report)
 

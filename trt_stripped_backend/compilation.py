@@ -30,7 +30,7 @@ from .options import Options
 from .partition import Partitioned, partition
 from .precision import Settlement, exact_in_tf32, half_sums_allowed, settlement, tf32_allowed
 from .progress import ending, shown_here
-from .report import EngineReport, Report, stats
+from .report import EngineReport, Report, stats, warn
 from .types import Entry, Json, Key, Partition, Ranges, Rejection, Signature
 from .view.drawing import derived_weights, draw, op_name
 
@@ -263,16 +263,22 @@ class Compilation:
     def _told(self, piece: Piece, wanted: Wanted | Unsupported, had: Had | None) -> Entry | None:
         """Notes what became of a piece; gives its engine."""
         if had is None or not isinstance(wanted, Wanted):
-            self.reject(Rejection("", piece.partition.name, "build", str(wanted)))
+            self.fell_back(piece.partition, str(wanted))
             self._note(piece, None, None, "failed", 0.0)
             return None
         if had.why:
-            self.reject(Rejection("", piece.partition.name, "build", had.why))
+            self.fell_back(piece.partition, had.why)
         self._note(piece, wanted.key, had.entry, had.status, had.seconds)
         return had.entry
 
     def _tf32(self) -> bool:
         return self.settlement.tf32(self.tf32, self.exact) if self.flavour.is_rtx else self.tf32
+
+    def fell_back(self, part: Partition, why: str) -> None:
+        """Keeps why a piece has no engine, and warns: nobody asked for it."""
+        self.reject(Rejection("", part.name, "build", why))
+        if not (self.look_only or self.options.require_full or ending.is_set()):
+            warn(f"{part.name} ({part.nodes} operators) stays in PyTorch: {why}")
 
     def reject(self, *rejections: Rejection) -> None:
         """Keeps and logs why something stays in PyTorch."""

@@ -92,15 +92,17 @@ class Context:
 
     def enter(self, stream: torch.cuda.Stream) -> None:
         """Prepares for runs on another stream than before: order after the last run, and scratch memory."""
+        self.handle = None  # until all is done: there may be no memory left
         if self._stream is not None and self._stream != stream:
             stream.wait_stream(self._stream)
-        self._stream, self.handle = stream, stream.cuda_stream
         self.lend(_scratch(stream, self.scratch_size) if self.scratch_size is not None else None)
+        self._stream, self.handle = stream, stream.cuda_stream
 
     def lend(self, scratch: torch.Tensor | None) -> None:
         """Gives the next runs scratch memory; None: what :meth:`reshape` finds that the shapes take."""
         self._scratch = scratch
-        _borrowers.add(self)
+        with _memory_lock:
+            _borrowers.add(self)
         if scratch is None:
             return
         if hasattr(self.trt, "set_device_memory"):
@@ -194,15 +196,6 @@ class Kernels:
 
 
 # ------------------------------------------------------------------------------------------------ streams
-
-
-def _current(index: int) -> int:
-    handle: int = torch.cuda.current_stream(index).cuda_stream
-    return handle
-
-
-#: The current stream of a device by its index, as a number: 0 is the default stream.
-current_handle: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _current)
 
 
 class Side:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,6 @@ from .errors import BuildFailed, NotWarm, TRTStrippedError
 from .live import Bundle
 from .profile import contains, places
 from .profile import sizes as told
-from .progress import ending
 from .report import stats, warn
 from .types import Entry, Ranges, Rejection
 from .verify import difference
@@ -38,9 +38,11 @@ class EngineCall(nn.Module):
         self.inputs = {name: i for i, name in enumerate(inputs)}
         self.slots = {name: i for i, (name, _) in enumerate(piece.signature.slots)}
         self.valued: OrderedDict[tuple[Any, ...], run.Runner | None] | None = None
-        self.token: object | None = None
-        self.failed = self.verified = self.pending = False
-        self.why = ""
+        # The latest weights' token and runner, where the engine depends on their values. One attribute, as the next.
+        self.latest: tuple[object | None, run.Runner | None] = None, None
+        self.failed = self.pending = self.stuck = False
+        self.why = ""  # there is no engine, or no wider one
+        self.verified: weakref.WeakSet[run.Runner] = weakref.WeakSet()
         self.seen: run.Seen | None = None
         self.places = places(piece.signature, inputs)
         self.lock = threading.RLock()
@@ -52,15 +54,14 @@ class EngineCall(nn.Module):
         elif piece.pending:
             self._build_later(ranges)
         else:
-            self.engine = ranges, self._runner(piece.entry)
-            self.failed = self.engine[1] is None
+            self._use(ranges, self._runner(piece.entry))
 
     def forward(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
         return self.execute(weights, inputs)
 
     def execute(self, weights: Bundle, inputs: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         if self.failed:
-            return self._in_torch_for_good(weights, *inputs)
+            return self._without_engine(weights, *inputs)
         ranges, runner = self.engine
         if ranges or self.pending:
             sizes = told(self.places, inputs)
@@ -68,21 +69,21 @@ class EngineCall(nn.Module):
                 ranges, runner = self._widen(sizes)
             if self.pending:
                 self._show(weights, sizes)
-        runner = runner if self.valued is None else self._runner_of_values(weights, ranges)
+        runner = runner if self.valued is None else self._runner_of_values(weights)
         if runner is None:
-            return self.in_torch(weights, *inputs)
+            return self._without_engine(weights, *inputs)
         try:
             outputs = runner(weights, inputs)
         except (torch.OutOfMemoryError, NotWarm):
             raise
         except (RuntimeError, TRTStrippedError) as error:
             return self._fail("build", str(error), self.in_torch(weights, *inputs))
-        if self.compilation.options.verify and not self.verified:
-            self.verified = True
+        if self.compilation.options.verify and runner not in self.verified:
             reference = self.in_torch(weights, *inputs)
             found = difference(outputs, reference, tf32=self.compilation.tf32)
             if found:
                 return self._fail("verify", found, reference)
+            self.verified.add(runner)
         return outputs
 
     def load(self) -> None:
@@ -96,10 +97,12 @@ class EngineCall(nn.Module):
             runner.pool.preload()
 
     def _widen(self, sizes: Sequence[int]) -> tuple[Ranges, run.Runner | None]:
-        """An engine that takes these sizes too, which all calls use from now on; None until there is one."""
+        """An engine that takes these sizes too, which all calls use from now on; None if there is none, or none yet."""
         with self.lock:
             if contains(self.engine[0], sizes):
                 return self.engine
+            if self.stuck:
+                return self.engine[0], None
             ranges = self.compilation.ranges(self.piece, sizes)
             if self.compilation.background:
                 if not self.pending:
@@ -108,12 +111,25 @@ class EngineCall(nn.Module):
             log.info("%s: sizes %s are outside %s", self.piece.partition.name, list(sizes), list(self.engine[0]))
             if self.valued is not None:
                 self.valued.clear()
-                self.token = None
+                self.latest = None, None
                 self.engine = ranges, None
             else:
-                self.engine = ranges, self._runner(self.compilation.entry(self.piece, ranges=ranges))
-                self.failed, self.verified = self.engine[1] is None, False
-            return self.engine
+                self._use(ranges, self._had(ranges))
+            return self.engine if contains(self.engine[0], sizes) else (self.engine[0], None)
+
+    def _use(self, ranges: Ranges, runner: run.Runner | None) -> None:
+        """Takes an engine for all calls from now on. Without one, what there is stays in use for the sizes it takes."""
+        if runner is None and self.engine[1] is not None:
+            self.stuck = True
+        else:
+            self.engine, self.failed = (ranges, runner), runner is None
+
+    def _had(self, ranges: Ranges, values: dict[str, torch.Tensor] | None = None) -> run.Runner | None:
+        """The runner of an engine from where it can be had; None, and why not."""
+        entry, name = self.compilation.entry(self.piece, values, ranges), self.piece.partition.name
+        if entry is None:
+            self.why = next(r.reason for r in reversed(self.compilation.report.rejections) if r.target == name)
+        return self._runner(entry)
 
     def _build_later(self, ranges: Ranges) -> None:
         self.pending = True
@@ -129,26 +145,22 @@ class EngineCall(nn.Module):
 
     def _build(self, ranges: Ranges) -> None:
         """In the worker: builds an engine and makes it ready to run; the next call has it."""
-        runner, why, name = None, "", self.piece.partition.name
+        runner = None
         try:
-            runner = self._runner(self.compilation.entry(self.piece, ranges=ranges))
+            runner = self._had(ranges)
             seen = self.seen
-            if runner is None:
-                why = next(r.reason for r in reversed(self.compilation.report.rejections) if r.target == name)
-            elif seen is not None and contains(ranges, seen.sizes):
+            if runner is not None and seen is not None and contains(ranges, seen.sizes):
                 runner.warm(seen)
         except Exception as error:
-            runner, why = None, " ".join(str(error).split()) or type(error).__name__
-            self.compilation.reject(Rejection("", name, "build", why))
-        with self.lock:
-            self.engine, self.verified, self.why = (ranges, runner), False, why
-            self.failed, self.pending, self.seen = runner is None, False, None
-        if runner is None and not ending.is_set():
+            runner, self.why = None, " ".join(str(error).split()) or type(error).__name__
+            self.compilation.fell_back(self.piece.partition, self.why)
             stats.add(fallbacks=1)
-            warn(f"{name} ({self.piece.partition.nodes} operators) stays in PyTorch: {why}")
+        with self.lock:
+            self._use(ranges, runner)
+            self.pending, self.seen = False, None
 
-    def _in_torch_for_good(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
-        if self.why and self.compilation.options.require_full:  # a build that failed when nobody waited for it
+    def _without_engine(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
+        if self.why and self.compilation.options.require_full:  # a build that failed after the first plan was made
             raise BuildFailed(f"{self.piece.partition.name} (require_full): {self.why}")
         return self.in_torch(weights, *inputs)
 
@@ -166,7 +178,7 @@ class EngineCall(nn.Module):
         options = self.compilation.options
         self.compilation.uses[entry.key] += 1  # each piece that runs this engine does with weights of its own
         sets = options.max_weight_sets * self.compilation.uses[entry.key]
-        pool = refit.pool(entry, device, sets, options.max_weight_bytes)
+        pool = refit.pool(entry, device, sets, options.max_weight_bytes, least=self.compilation.uses[entry.key])
         runner = run.Runner(
             self.index, self.piece.signature, list(self.inputs), pool, self.compilation.cache, _count_refit,
             self._recorded if self.compilation.options.cuda_graphs else None,
@@ -183,27 +195,30 @@ class EngineCall(nn.Module):
         self.compilation.report.notes.append(note)
         warn(note)
 
-    def _runner_of_values(self, weights: Bundle, ranges: Ranges) -> run.Runner | None:
+    def _runner_of_values(self, weights: Bundle) -> run.Runner | None:
         """The runner for weights of these values; values that changed mean another key, so a lookup or a build."""
         assert self.valued is not None
-        if weights.set.token is self.token:
-            return self.engine[1]
+        token, runner = self.latest
+        if weights.set.token is token:
+            return runner
         stamp = weights.set.stamps[self.index]
-        if stamp not in self.valued:
-            names = [slot.name for _, slot in self.piece.signature.slots]
-            values = dict(zip(names, weights.slots(self.index), strict=True))
-            entry = self.compilation.entry(self.piece, values, ranges)
-            runner = self.engine[1]
-            if runner is not None and entry is not None:
-                had, has = (e.header["parts"]["weights"] for e in (runner.pool.entry, entry))
-                log.info("%s: weights changed, fingerprint %s → %s", self.piece.partition.name, had, has)
-            while len(self.valued) >= self.compilation.options.max_weight_sets:
-                self.valued.popitem(last=False)
-            self.valued[stamp] = self._runner(entry)
-            self.verified = False
-        self.valued.move_to_end(stamp)
-        self.engine, self.token = (ranges, self.valued[stamp]), weights.set.token
-        return self.engine[1]
+        with self.lock:
+            if stamp not in self.valued:
+                names = [slot.name for _, slot in self.piece.signature.slots]
+                values = dict(zip(names, weights.slots(self.index), strict=True))
+                ranges, before = self.engine
+                runner = self._had(ranges, values)
+                if before is not None and runner is not None:
+                    had, has = (one.pool.entry.header["parts"]["weights"] for one in (before, runner))
+                    log.info("%s: weights changed, fingerprint %s → %s", self.piece.partition.name, had, has)
+                while len(self.valued) >= self.compilation.options.max_weight_sets:
+                    self.valued.popitem(last=False)
+                self.valued[stamp] = runner
+                self.engine = ranges, runner
+            self.valued.move_to_end(stamp)
+            runner = self.valued[stamp]
+            self.latest = weights.set.token, runner
+            return runner
 
     def _fail(self, kind: str, why: str, result: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         part = self.piece.partition

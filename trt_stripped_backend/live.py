@@ -20,7 +20,7 @@ from packaging.version import Version
 
 from .errors import NotWarm, RefitFailed
 from .types import Slot, TensorSpec, dtype_name
-from .watch import Alias, Disguised, capturing, contents, gather, same_layout, stamp, writes
+from .watch import Alias, Disguised, capturing, contents, current_handle, gather, same_layout, stamp, writes
 from .weights import Derived, Split
 
 #: TensorRT wants device memory of inputs aligned so; PyTorch's allocator gives 512, a view into a flat buffer may not.
@@ -35,6 +35,9 @@ _pointer = torch.Tensor.data_ptr
 _shape_and_dtype = operator.attrgetter("shape", "dtype")
 
 _all_live: weakref.WeakSet[LiveWeights] = weakref.WeakSet()
+#: How often :func:`refresh_all` was called: a part of all that tells one state of weights from another.
+_refreshes = 0
+_lock = threading.Lock()
 
 
 def checked(tensor: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device, name: str) -> None:
@@ -75,16 +78,33 @@ class _Made:
     too, reads the new ones. Whoever may write to a source must have waited for what reads it, so nobody reads the old.
     """
 
-    __slots__ = ("__weakref__", "key", "tensors")
+    __slots__ = ("__weakref__", "key", "ready", "tensors")
 
     def __init__(self, key: tuple[Any, ...], tensors: Sequence[torch.Tensor]) -> None:
         self.key, self.tensors = key, tuple(tensors)
+        self.ready: torch.cuda.Event | None = None
 
     def update(self, key: tuple[Any, ...], tensors: Sequence[torch.Tensor]) -> None:
         torch._foreach_copy_(self.tensors, tuple(tensors))
-        if _made.get(self.key) is self:
-            del _made[self.key]
-        self.key = key
+        with _lock:
+            if _made.get(self.key) is self:
+                del _made[self.key]
+            self.key = key
+
+    def share(self, device: torch.device) -> None:
+        """Lets other graphs of the model have it, now that what computes it is enqueued."""
+        self.ready = _event(device)
+        with _lock:
+            _made[self.key] = self
+
+
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    """What the current stream has enqueued until now; None without a GPU, and while a CUDA graph is recorded."""
+    if not torch.cuda.is_initialized() or capturing(device):  # type: ignore[no-untyped-call]
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 _made: weakref.WeakValueDictionary[tuple[Any, ...], _Made] = weakref.WeakValueDictionary()
@@ -101,9 +121,10 @@ class WeightSet(NamedTuple):
         token: stands for all of the above, so that one identity check tells "as before".
         pieces: the derived weights by piece, with what they depend on.
         watched: picks the sources whose contents matter, None if none do; ``state`` is what those were.
-        aliases: hold the memory of sources that were copied.
-        generation: counts refreshes; see :meth:`LiveWeights.refresh`.
+        aliases: hold the memory of the watched sources, so that no other tensor gets an address that stands for them.
+        refreshes: how often all was refreshed before; see :func:`refresh_all`.
         ready: recorded after what is ours was computed; None if nothing is, or on a CPU.
+        streams: numbers of the streams that are ordered after ``ready``; grows.
     """
 
     pointers: list[tuple[int, ...]]
@@ -115,8 +136,9 @@ class WeightSet(NamedTuple):
     watched: Callable[[Sequence[Any]], tuple[Any, ...]] | None
     state: tuple[Any, ...]
     aliases: list[Alias]
-    generation: int
+    refreshes: int
     ready: torch.cuda.Event | None
+    streams: set[int]
 
     def as_before(self, sources: Sequence[torch.Tensor]) -> bool:
         return self.watched is None or self.state == contents(self.watched(sources))
@@ -163,12 +185,10 @@ class LiveWeights:
         self._gather = gather(self._used)
         known = {self._index[i]: written for i, written in (suspects or {}).items() if i in self._index}
         self._disguised = Disguised(known)
-        self._guarded = tuple(self._index[i] for i in dict.fromkeys(derive))
-        self._watch = tuple(self._index[i] for i in self._used) if copies else self._guarded
+        self._watch = tuple(self._index[i] for i in (self._used if copies else dict.fromkeys(derive)))
         self._sets: OrderedDict[tuple[Any, ...], WeightSet] = OrderedDict()
         self._last: tuple[tuple[int, ...], Callable[..., bool] | None, WeightSet] | None = None
         self._lock = threading.RLock()
-        self._generation = 0
         if self._watch:
             writes.watch()
         _all_live.add(self)
@@ -187,8 +207,25 @@ class LiveWeights:
             found = last[2]
             if found.watched is None or found.state == contents(found.watched(sources)):
                 self._disguised.calls = 0
+                if found.ready is not None:
+                    self._order(found)
                 return Bundle(found, sources, self)
-        return Bundle(self._found(pointers, sources), sources, self)
+        found = self._found(pointers, sources)
+        if found.ready is not None:
+            self._order(found)
+        return Bundle(found, sources, self)
+
+    def _order(self, found: WeightSet) -> None:
+        """Makes the caller's stream wait for what is ours, and what is ours wait for it before it is freed."""
+        handle = current_handle(self.device.index)
+        if handle in found.streams or capturing(self.device):  # whoever records has called before, and synchronized
+            return
+        assert found.ready is not None
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(found.ready)
+        for tensor in (*found.values, *(t for own in found.kept for t in own if t is not None)):
+            tensor.record_stream(stream)
+        found.streams.add(handle)
 
     def _found(self, pointers: tuple[int, ...], sources: tuple[torch.Tensor, ...]) -> WeightSet:
         where: tuple[Any, ...] = pointers
@@ -200,7 +237,7 @@ class LiveWeights:
             if known is None:
                 self.sweep()
             found = known
-            if known is None or known.generation != self._generation or not known.as_before(sources):
+            if known is None or known.refreshes != _refreshes or not known.as_before(sources):
                 # What is ours may be read and written in any mode later, which an inference tensor may not.
                 with torch.inference_mode(False), torch.no_grad():
                     found = self._renewed(known, sources)
@@ -228,10 +265,9 @@ class LiveWeights:
             for kept, (name, _) in zip(found.kept[partition], self.slots[partition], strict=True)
         ]
 
-    def refresh(self) -> None:
-        """Makes the next call read every source anew. What was made of them stays in place, for graphs that read it."""
+    def look_again(self) -> None:
+        """Makes the next call ask what it knows. What was made stays in place, for graphs that read it."""
         with self._lock:
-            self._generation += 1
             self._last = None
             self.sweep()
 
@@ -245,9 +281,9 @@ class LiveWeights:
                         self._last = None
 
     def _renewed(self, before: WeightSet | None, sources: Sequence[torch.Tensor]) -> WeightSet:
-        watch = dict.fromkeys(self._watch)
+        watch, refreshes = dict.fromkeys(self._watch), _refreshes  # once, since it may grow meanwhile
         pieces = [
-            self._piece(piece, before.pieces[k] if before is not None else None, sources)
+            self._piece(piece, before.pieces[k] if before is not None else None, sources, refreshes)
             for k, piece in enumerate(self.split.derived)
         ]
         values: dict[str, torch.Tensor] = {}
@@ -264,7 +300,7 @@ class LiveWeights:
         for number, part in enumerate(self.slots):
             own: list[torch.Tensor | None] = []
             addresses: list[int] = []
-            content: list[Any] = [self._generation]
+            content: list[Any] = [refreshes]
             for place, (name, slot) in enumerate(part):
                 old = before.kept[number][place] if before is not None else None
                 old = None if old is earlier.get(name) else old
@@ -289,30 +325,25 @@ class LiveWeights:
             stamps.append((*addresses, *content))
             kept.append(own)
         watched = gather(tuple(watch)) if len(watch) < len(sources) else tuple
-        # What engines copied, they alias themselves; here it is what derived weights and re-laid-out copies came from.
-        guarded = dict.fromkeys([*self._guarded, *(i for i in watch if i not in self._watch)])
+        ours = bool(self._derived) or any(t is not None for own in kept for t in own)
+        ready = _event(self.device) if ours else None
+        if ready is None and before is not None:  # recorded: nothing was computed
+            ready = before.ready
         return WeightSet(
             pointers, stamps, kept, tuple(values[name] for name in self._derived), object(), pieces,
-            watched if watch else None, contents(watched(sources)), [Alias(sources[i]) for i in guarded],
-            self._generation, self._ready(before) if any(t is not None for own in kept for t in own) else None,
+            watched if watch else None, contents(watched(sources)), [Alias(sources[i]) for i in watch],
+            refreshes, ready, set(),
         )  # fmt: skip
 
-    def _ready(self, before: WeightSet | None) -> torch.cuda.Event | None:
-        if self.device.type != "cuda" or capturing():
-            return before.ready if before is not None else None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    @staticmethod
-    def _laid_out(tensor: torch.Tensor, spec: TensorSpec, into: torch.Tensor | None) -> torch.Tensor:
-        if not fits(tensor, spec) and capturing():
+    def _laid_out(self, tensor: torch.Tensor, spec: TensorSpec, into: torch.Tensor | None) -> torch.Tensor:
+        if not fits(tensor, spec) and capturing(self.device):
             raise NotWarm(_UNRECORDED)
         return laid_out(tensor, spec, into)
 
     def _piece(
-        self, piece: Derived, before: tuple[tuple[Any, ...], _Made] | None, sources: Sequence[torch.Tensor]
-    ) -> tuple[tuple[Any, ...], _Made]:
+        self, piece: Derived, before: tuple[tuple[Any, ...], _Made] | None, sources: Sequence[torch.Tensor],
+        refreshes: int,
+    ) -> tuple[tuple[Any, ...], _Made]:  # fmt: skip
         """The derived weights of a piece, computed if they are not known for its sources as they are."""
         inputs = [sources[self._index[i]] for i in piece.sources]
         for position, tensor, node in zip(
@@ -320,27 +351,36 @@ class LiveWeights:
         ):
             traced = node.meta["val"]
             checked(tensor, traced.shape, traced.dtype, self.device, self.name(position))
-        on = (self._generation, *(x for t in inputs for x in stamp(t)))
+        on = (refreshes, *(x for t in inputs for x in stamp(t)))
         if before is not None and before[0] == on:
             return before
         # Literals are attributes and not in the text, so such a piece is nobody else's.
         literal = any(n.op == "get_attr" for n in piece.module.graph.nodes)
         shared = (piece.module.code, id(piece) if literal else None, self.device, *on)
-        made = _made.get(shared)
+        made, mine = _made.get(shared), before[1] if before is not None else None
+        if made is not None and (mine is None or made is mine):
+            if made.ready is not None and not capturing(self.device):
+                torch.cuda.current_stream(self.device).wait_event(made.ready)
+            return on, made
+        if capturing(self.device):
+            raise NotWarm(_UNRECORDED)
+        if made is not None and made.ready is not None:
+            torch.cuda.current_stream(self.device).wait_event(made.ready)
+        # What this graph reads stays where it is, also if another graph of the model was faster.
+        tensors = made.tensors if made is not None else piece.module(*inputs)
+        if mine is None:
+            mine = _Made(shared, tensors)
+        else:
+            mine.update(shared, tensors)
         if made is None:
-            if capturing():
-                raise NotWarm(_UNRECORDED)
-            tensors = piece.module(*inputs)
-            if before is None:
-                made = _Made(shared, tensors)
-            else:
-                made = before[1]
-                made.update(shared, tensors)
-            _made[shared] = made
-        return on, made
+            mine.share(self.device)
+        return on, mine
 
 
 def refresh_all() -> None:
-    """Every compiled graph of the process reads its weights anew at the next call."""
+    """Every compiled graph of the process, also one that is compiled later, reads its weights anew."""
+    global _refreshes
+    with _lock:
+        _refreshes += 1
     for live in list(_all_live):
-        live.refresh()
+        live.look_again()

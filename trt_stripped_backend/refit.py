@@ -8,6 +8,7 @@ so our own record decides: the engine's own list of weights against what was set
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -113,7 +114,8 @@ class Engine:
         if not done:
             self._pointers.clear()
             raise RefitFailed(f"TensorRT could not refit the engine: {messages.text()}")
-        self.aliases = aliases
+        if not self.identical:  # its key holds the values, so whose they were does not matter
+            self.aliases = aliases
         self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self.event.record(stream)
         return size
@@ -135,7 +137,7 @@ class EnginePool:
 
     Engines that hold no weights (``bound``), or values that the key holds too, are one for all. Engines that hold a
     copy of what may change (``general``) are one for each set of weights, at most ``limit``; beyond that the least
-    recently used one is refitted for the new set.
+    recently used one is refitted for the new set, by the first that has its lock; until then it serves the old one.
 
     Args:
         entry: the plan's.
@@ -182,8 +184,6 @@ class EnginePool:
         engine = dead[0] if dead else None
         if engine is None and len(self._engines) >= self.limit:
             engine = self._engines.popitem(last=False)[1]
-        if engine is not None:
-            engine.token = engine.stamp = None
         return engine
 
     def sweep(self) -> list[Engine]:
@@ -196,25 +196,28 @@ class EnginePool:
         return len(self._engines)
 
 
-_pools: dict[tuple[str, torch.device], EnginePool] = {}
+_pools: weakref.WeakValueDictionary[tuple[str, torch.device], EnginePool] = weakref.WeakValueDictionary()
 _pools_lock = threading.Lock()
 
 
-def pool(entry: Entry, device: torch.device, sets: int, budget: int | None = None) -> EnginePool:
-    """The pool of an entry on a device: one in the process, whichever compiled graph asks.
+def pool(entry: Entry, device: torch.device, sets: int, budget: int | None = None, least: int = 1) -> EnginePool:
+    """The pool of an entry on a device: one in the process, whichever compiled graph asks, while one holds it.
 
     Args:
         entry: the plan's.
         device: where its engines run.
         sets: how many sets of weights may be held.
-        budget: how many bytes they may take together, one set always may; None for a quarter of the GPU's memory.
+        budget: how many bytes they may take together; None for a quarter of the GPU's memory.
+        least: how many sets may be held whatever they take.
     """
     if budget is None:
         budget = torch.cuda.get_device_properties(device).total_memory // 4
     one = sum(TensorSpec.from_json(spec).nbytes for _, spec in entry.header["slots"])
-    limit = max(min(sets, budget // max(one, 1)), 1)
+    limit = max(min(sets, budget // max(one, 1)), least)
     with _pools_lock:
-        found = _pools.setdefault((entry.key, device), EnginePool(entry, device, limit))
+        found = _pools.get((entry.key, device))
+        if found is None:
+            found = _pools[entry.key, device] = EnginePool(entry, device, limit)
         found.limit = max(found.limit, limit)
         return found
 
@@ -224,11 +227,6 @@ def loaded(key: str, device: torch.device) -> Entry | None:
     with _pools_lock:
         found = _pools.get((key, device))
         return found.entry if found is not None else None
-
-
-def pools() -> list[EnginePool]:
-    with _pools_lock:
-        return list(_pools.values())
 
 
 def clear_pools() -> None:

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .context import Call, Context, Kernels, Side, current_handle, empty_cuda, forget, placeholder, side_stream
-from .errors import NotWarm, RefitFailed
+from .context import Call, Context, Kernels, Side, empty_cuda, forget, placeholder, side_stream
+from .errors import NotWarm
 from .flavour import messages
 from .graphs import Recorded, run_and_record
 from .live import ALIGNMENT, Bundle, laid_out
 from .profile import places, sizes
 from .refit import Engine, EnginePool
 from .types import BlobStore, Signature
+from .watch import current_handle
 
 log = logging.getLogger("trt_stripped_backend")
 
@@ -52,7 +53,9 @@ def seen(weights: Bundle, sizes: tuple[int, ...]) -> Seen:
     """What the running call has, in the order of the caller's stream."""
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(weights.live.device))
-    return Seen(weights, sizes, event)
+    # Their memory, and not the parameters, which may have other memory by then.
+    sources = tuple([source.detach() for source in weights.sources])
+    return Seen(weights._replace(sources=sources), sizes, event)
 
 
 class _Thread(threading.local):
@@ -216,8 +219,7 @@ class Runner:
                 self._run(seen.weights, inputs)
                 stream.synchronize()
             forget(stream)
-            engine = self.pool.engine(seen.weights, self.index)
-        context = self._thread.contexts.pop(engine)
+        engine, context = self._thread.contexts.popitem()
         context.leave()
         self._thread.context = None
         self._preloading = Future()
@@ -289,18 +291,16 @@ class Runner:
 
     def _ensure(self, engine: Engine, weights: Bundle, stream: torch.cuda.Stream) -> None:
         """Refits the engine unless it holds these weights as they are now."""
-        current = weights.set
-        if engine.token is current.token or (engine.ready and engine.identical):
-            pass
-        elif engine.stamp == current.stamps[self.index] and engine.ready:
-            engine.token = current.token
-        else:
+        current, stamp = weights.set, weights.set.stamps[self.index]
+        # The token alone does not tell: pieces that are alike share engines, and have one weight set.
+        known = engine.identical or (engine.token is current.token and engine.stamp is stamp)
+        if not engine.ready or not (known or engine.stamp == stamp):
             if current.ready is not None:
                 stream.wait_event(current.ready)
+            for tensor in self._kept(weights):
+                tensor.record_stream(stream)
             self.on_refit(engine.refit(weights.slots(self.index), stream))
-            engine.token, engine.stamp = current.token, current.stamps[self.index]
-        if not engine.ready:
-            raise RefitFailed("the engine is Empty: it was not given all its weights")
+        engine.token, engine.stamp = current.token, stamp
         if engine.event is not None:
             stream.wait_event(engine.event)
 

@@ -69,10 +69,21 @@ def same_layout(tensors: Sequence[torch.Tensor]) -> Callable[..., bool]:
     return check
 
 
-def capturing() -> bool:
-    """Whether the current stream is being recorded into a CUDA graph."""
-    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return initialized and torch.cuda.is_current_stream_capturing()
+def _current(index: int) -> int:
+    handle: int = torch.cuda.current_stream(index).cuda_stream
+    return handle
+
+
+#: The current stream of a device by its index, as a number: 0 is the default stream.
+current_handle: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _current)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether the current stream of a device is being recorded into a CUDA graph."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    with torch.cuda.device(device if device.type == "cuda" else None):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def stamp(tensor: torch.Tensor) -> tuple[Any, ...]:

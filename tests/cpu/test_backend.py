@@ -173,7 +173,8 @@ def test_a_build_that_fails_is_a_rejection(monkeypatch: pytest.MonkeyPatch) -> N
         raise BuildFailed(f"{part.name}: TensorRT's\n own words")
 
     monkeypatch.setattr(compilation, "build", build)
-    report = ts.prebuild(perturb(Net()), (X,), options=OPTIONS)
+    with pytest.warns(UserWarning, match="stays in PyTorch: engine_.: TensorRT's own words"):
+        report = ts.prebuild(perturb(Net()), (X,), options=OPTIONS)
     assert [p.status for p in report.partitions] == ["failed", "failed"]
     assert [(r.kind, r.reason) for r in report.rejections if r.kind == "build"] == [
         ("build", "engine_0: TensorRT's own words"),

@@ -60,11 +60,13 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate, self.runners = threading.Event(), list[StandIn]()
         self.error: Exception | None = None
+        self.attempts = 0
         self.report = ts.Report()
         real = compilation.build
 
         def build(*args: Any, **kwargs: Any) -> Any:
             assert self.gate.wait(60)
+            self.attempts += 1
             if self.error is not None:
                 raise self.error
             return real(*args, **kwargs)
@@ -195,8 +197,7 @@ def test_require_full_raises_at_the_next_call(bench: Bench) -> None:
     fast = bench.compile(lambda x: x.relu() + 1, require_full=True)
     fast(X)
     bench.gate.set()
-    with pytest.warns(UserWarning, match="stays in PyTorch"):
-        assert ts.wait(timeout=60)
+    assert ts.wait(timeout=60)
     for _ in range(2):
         with pytest.raises(BuildFailed, match=r"engine_0 \(require_full\): TensorRT's own words"):
             fast(X)
@@ -213,6 +214,7 @@ def test_sizes_beyond_the_range_wait_alone(bench: Bench) -> None:
     fast(small)
     assert ts.wait(timeout=60)
     (first,) = bench.runners
+    first.calls = 0  # whether the call found it built already
     bench.gate.clear()
     close(fast(large), model(large))
     assert first.calls == 0
@@ -226,6 +228,27 @@ def test_sizes_beyond_the_range_wait_alone(bench: Bench) -> None:
         close(fast(x), model(x))
     assert (first.calls, second.calls) == (1, 2)
     assert [r.entry.header["ranges"] for r in (first, second)] == [[[2, 8, 8]], [[2, 32, 4096]]]
+
+
+@pytest.mark.parametrize("background", [True, False])
+@torch.no_grad()
+def test_without_a_wider_engine_the_old_one_stays(bench: Bench, background: bool) -> None:
+    bench.gate.set()
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    fast = bench.compile(model, dynamic_range=(2, 8), **({} if background else {"build": "now"}))
+    small, large = torch.randn(6, 4), torch.randn(20, 4)
+    torch._dynamo.mark_dynamic(small, 0)
+    fast(small)
+    assert ts.wait(timeout=60)
+    (first,) = bench.runners
+    bench.error = BuildFailed(f"too wide {background}")
+    with pytest.warns(UserWarning, match=f"stays in PyTorch: too wide {background}"):
+        close(fast(large), model(large))
+        assert ts.wait(timeout=60)
+    calls, builds = first.calls, bench.attempts
+    for x in (small, large, small):
+        close(fast(x), model(x))
+    assert (first.calls, bench.attempts) == (calls + 2, builds)
 
 
 @pytest.mark.parametrize("mode", ["identical", "immutable"])

@@ -343,7 +343,7 @@ def test_a_refused_weight_leaves_the_engine_empty_and_the_answer_right(monkeypat
     with pytest.warns(UserWarning, match="refused weight w2"):
         have = fast(x)
     assert error(have, model(x)) < 1e-5
-    (engine,) = (e for pool in refit.pools() for e in pool._engines.values())
+    (engine,) = (e for pool in refit._pools.values() for e in pool._engines.values())
     assert not engine.ready
     assert "refused weight w2" in str(ts.reports()[-1])
 
