@@ -10,7 +10,7 @@ from .live import refresh_all
 
 
 def stats() -> dict[str, Any]:
-    """Counters of this process since its start or :func:`clear_stats`.
+    """Counters of this process since its start or ``clear_stats()``.
 
     ``builds``, ``hits``, ``misses`` (of the disk cache), ``shared`` (engines loaded already), ``refits``,
     ``refitted_bytes``, ``engines``, ``fallbacks`` (to PyTorch), ``build_seconds``, ``saved_seconds`` (by hits),
@@ -38,7 +38,7 @@ def refresh(compiled: Any = None) -> None:
     between are read at each call anyway.
 
     Args:
-        compiled: names the model for the reader; all compiled models are refreshed.
+        compiled: the model, for the reader of the code: all compiled models are refreshed.
     """
     refresh_all()
 
@@ -46,11 +46,11 @@ def refresh(compiled: Any = None) -> None:
 def wait(compiled: Any = None, timeout: float | None = None) -> bool:
     """Waits until no engine is being built in the background (``options={"build": "background"}``).
 
-    The next call then runs in the engines, but for those that failed: :func:`reports` and the log tell why. Also to be
+    The next call then runs in the engines, but for those that failed: ``reports()`` and the log tell why. Also to be
     called before a CUDA graph is captured, which CUDA calls of another thread may spoil.
 
     Args:
-        compiled: names the model for the reader; the builds of all models are waited for.
+        compiled: the model, for the reader of the code: the builds of all models are waited for.
         timeout: seconds to wait at most; None for as long as it takes.
 
     Returns:

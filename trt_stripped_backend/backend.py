@@ -1,4 +1,4 @@
-"""The backend: from Dynamo's graph to a callable. Read it top to bottom; only this module falls back to PyTorch."""
+"""The backend: from Dynamo's graph to a callable, or PyTorch for a whole graph. Read it top to bottom."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .live import LiveWeights
 from .ops.registry import is_getitem
 from .options import Options
 from .partition import Partitioned
-from .report import recent, stats, warn
+from .report import Report, recent, stats, warn
 from .types import Rejection
 from .watch import gather
 
@@ -141,9 +141,9 @@ def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
     compilation = Compilation.of(options, flavour, device)
     if compilation.background and compilation.mode in VALUED:
         raise OptionError(
-            f"build='background' cannot build for refit_mode={compilation.mode!r}: its plans hold the values that the "
-            "weights have at a call, which may change before a worker reads them; use refit_mode='bound' or 'general', "
-            "or build='now'"
+            f"build='background' cannot build for refit_mode={compilation.mode!r}: its plans depend on the values "
+            "that the weights have at a call, which may change before a worker reads them; use refit_mode='bound' "
+            "or 'general', or build='now'"
         )
     return compilation
 
@@ -268,6 +268,8 @@ def _eager(gm: fx.GraphModule, why: Rejection, options: Options) -> Callable[...
     if options.require_full:
         raise BuildFailed(f"require_full: the graph would run in PyTorch: {why.reason}")
     stats.add(fallbacks=1)
+    nodes = sum(node.op.startswith("call_") for node in gm.graph.nodes)
+    recent.append(Report(flavour="PyTorch", mode="none", why=why.reason, graphs=1, nodes=nodes, rejections=[why]))
     warn(f"the model runs in PyTorch: {why.reason}")
     return gm
 

@@ -17,7 +17,7 @@ log = logging.getLogger("trt_stripped_backend")
 class Worker:
     """Runs jobs in the order in which they come. Its thread exists while there are any.
 
-    One thread, because TensorRT builds one engine at a time in a process. A daemon, because nobody should wait for
+    One thread, so that builds take no more than one core from the calls. A daemon, because nobody should wait for
     builds that are not begun; but the end of the interpreter waits for the one that is, which is given up at its next
     step: TensorRT must not run on while the process is taken down.
     """

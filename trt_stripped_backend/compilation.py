@@ -381,7 +381,7 @@ def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
     if mode != "auto":
         return mode, "asked for"
     if flavour.is_rtx:
-        return "bound", "the fastest on tensorrt_rtx to build, start, update and run"
+        return "bound", "on tensorrt_rtx the fastest to build, start and update, without a second copy of the weights"
     if flavour.drops_gemm_bias:
         return "bound", f"{flavour} may drop GEMM biases under refit"
     return "general", "the default on tensorrt"

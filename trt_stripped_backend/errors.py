@@ -12,7 +12,7 @@ class OptionError(TRTStrippedError, ValueError):
 
 
 class Unsupported(TRTStrippedError):
-    """A node cannot be converted; the partitioner or the build turns this into a :class:`~.types.Rejection`."""
+    """A node cannot be converted; the partitioner or the build turns this into a ``Rejection``."""
 
 
 class BuildFailed(TRTStrippedError, RuntimeError):
@@ -29,6 +29,7 @@ class NotWarm(RefitFailed):
 
 class MissingEngine(TRTStrippedError, LookupError):
     """A saved function names an engine that is nowhere to be found."""
+
 
 class InputError(TRTStrippedError, ValueError):
     """The arguments of a call are not what a program was exported for."""

@@ -1,7 +1,7 @@
 """Options: one table of names, defaults, meanings, and whether each belongs to the key.
 
 A value comes from the ``options`` dict of ``torch.compile``, else from the variable ``TRT_STRIPPED_<NAME>``, else from
-the default. An unknown name or a bad value raises :class:`~.errors.OptionError`, naming the nearest known one.
+the default. An unknown name in the dict, or a bad value in either, raises ``OptionError``.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ def _option(default: Any, parse: Callable[[Any], Any], help: str, *, key: str) -
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the backend; see :func:`table` or the README for what each means."""
+    """Options of the backend; the README says what each means."""
 
     refit_mode: str = _option(
         "auto", _parse_choice(*MODES),
         "how weights reach the engine: bound (engine inputs), general (refit), identical, immutable; "
-        "auto: bound on tensorrt_rtx, general on tensorrt",
+        "auto: bound on tensorrt_rtx, general on tensorrt (bound on 11.3)",
         key="yes",
     )  # fmt: skip
     flavour: str = _option(
@@ -166,7 +166,8 @@ class Options:
     )  # fmt: skip
     dynamic_range: tuple[int, int] | None = _option(
         None, _optional(_parse_range), "smallest and largest size of dynamic dimensions that PyTorch sets no limit "
-        "for; a size beyond leads to another engine; None: up to 4096, or four times the first size",
+        "for; a size beyond leads to another engine; None: up to 4096, or four times the first size, rounded up to a "
+        "power of two",
         key="no: the ranges that an engine is built for are a part of the key",
     )  # fmt: skip
     workspace_size: int | None = _option(
@@ -284,14 +285,18 @@ def _parsed(option: dataclasses.Field[Any], value: Any, what: str) -> Any:
 def table() -> list[dict[str, str]]:
     """One row an option: name, variable, default, help, key. The README's table is generated from this."""
 
-    def show(value: Any) -> str:
-        return "{}" if value == frozenset() else str(value)
+    def show(option: dataclasses.Field[Any]) -> str:
+        default: Any = option.default
+        if default == frozenset():
+            return "none"
+        whole = option.metadata["parse"] is parse_size and default % (1 << 30) == 0
+        return f"{default >> 30} GiB" if whole else str(default)
 
     return [
         {
             "name": f.name,
             "variable": PREFIX + f.name.upper(),
-            "default": show(f.default),
+            "default": show(f),
             "help": f.metadata["help"],
             "key": f.metadata["key"],
         }

@@ -60,7 +60,7 @@ class EngineReport:
 
 @dataclass
 class Report:
-    """What runs where, and why; one for each :func:`~.explain`, over all graphs that Dynamo made of the model.
+    """What runs where, and why: of a whole model from ``explain`` and ``prebuild``, of one graph from ``reports()``.
 
     ``print(report)`` shows it as text, ``report.show()`` as tables on a terminal, ``report.to_html("report.html")`` as
     a page with the graph drawn.
@@ -102,22 +102,27 @@ class Report:
 
     @property
     def hits(self) -> int:
+        """Engines that were in the cache, or loaded already."""
         return sum(p.status in ("hit", "shared") for p in self.partitions)
 
     @property
     def misses(self) -> int:
+        """Engines that were not, built or not."""
         return sum(p.status in ("built", "miss", "pending", "failed") for p in self.partitions)
 
     @property
     def builds(self) -> int:
+        """Engines that were built."""
         return sum(p.status == "built" for p in self.partitions)
 
     @property
     def nodes_in_engines(self) -> int:
+        """Operators in engines."""
         return sum(p.nodes for p in self.partitions if p.status != "failed")
 
     @property
     def derived(self) -> int:
+        """Weights computed from parameters."""
         return len(self.derived_weights)
 
     def to_dict(self) -> Json:
@@ -160,7 +165,7 @@ class Report:
 
 
 def merged(reports: Sequence[Report]) -> Report:
-    """One report of several of the same setting, whose graphs are counted on."""
+    """One report of several of the same setting, with their graphs numbered across them."""
     total = reports[0].anew()
     for one in reports:
         total.partitions += [replace(p, graph=p.graph + total.graphs) for p in one.partitions]

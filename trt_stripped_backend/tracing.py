@@ -65,13 +65,13 @@ def prebuild(
         model: a module or function of tensors; parameters may be on the ``meta`` device, no value is read.
         args: example arguments.
         kwargs: example keyword arguments.
-        dynamic_shapes: which of their sizes vary, as in :class:`~.Variant`.
+        dynamic_shapes: which of their sizes vary, as in ``Variant``.
         variants: more ways to call the model, or all of them where no ``args`` and ``kwargs`` are given. Each is built
-            for as for a process of its own, which matters where models of several dtypes share one: see the page.
+            as if first in its process, which matters where models of several dtypes share one: see docs/building.md.
         options: as for ``torch.compile(options=…)``. ``build`` does not matter.
 
     Returns:
-        One report, in which the graphs of the variants are counted on.
+        One report, with graphs numbered across the variants.
 
     Raises:
         OptionError: an unknown option, or a value that it does not take; ``dynamic_shapes`` that do not fit.

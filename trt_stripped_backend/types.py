@@ -56,7 +56,7 @@ class TensorSpec:
     """What an engine knows of one of its tensors.
 
     Attributes:
-        shape: sizes as PyTorch sees them; a dynamic one is an expression, see :mod:`.sizes`.
+        shape: sizes as PyTorch sees them; a dynamic one is an expression, see ``sizes.py``.
         dtype: element type.
         order: dimensions from outermost to innermost in memory; the identity is a contiguous tensor, ``(0, 2, 3, 1)``
             is channels_last. The engine's own binding has the *physical* shape and permutes inside, so that tensors

@@ -35,8 +35,10 @@ def options_page() -> str:
 OPTIONS_HEADER = """# Options
 
 Made by `python -m tests.tools.readme` from `options.py`. Given as `torch.compile(…, options={…})`, else by the
-variable `TRT_STRIPPED_<OPTION>`, else the default. An unknown name or a bad value raises and names the nearest known
-one. The last column says whether another value means another engine, or why it does not.
+variable `TRT_STRIPPED_<OPTION>`, else the default. In a variable, names are separated by commas, directories as in
+`PATH`, a range is `1:4096`, a size is in bytes or `8GiB`, and true is `1`. An unknown name raises and names the
+nearest, a bad value raises and says what is taken; a variable that is no option's is only shown by
+`trt-stripped env`. The last column says whether another value means another engine, or why it does not.
 """
 
 

@@ -43,7 +43,7 @@ class EngineCache:
         size_limit: bytes of entries in the directory that is written; the least recently used ones leave first.
         lock_timeout: seconds to wait for another process that builds the same entry, before building it too.
         errors: ``"warn"``: trouble is logged once and costs time, never the answer; ``"raise"``: it raises
-            :class:`~.errors.CacheError` or :class:`~.errors.BadEntry`.
+            ``CacheError`` or ``BadEntry``.
         on_use: told each entry and blob that is found or stored.
     """
 
@@ -80,7 +80,7 @@ class EngineCache:
         return self._put(entry)
 
     def get_blob(self, kind: str, name: str) -> bytes | None:
-        """What :meth:`put_blob` stored last, verified, or None."""
+        """What ``put_blob`` stored last, verified, or None."""
         entry = self._get(_blob_digest(kind, name))
         return None if entry is None else entry.plan
 
@@ -172,7 +172,7 @@ class EngineCache:
         return chosen
 
     def unpack(self, path: Path) -> list[str]:
-        """Adds the entries of a file that :meth:`pack` wrote, after all of it was verified; returns their keys.
+        """Adds the entries of a file that ``pack`` wrote, after all of it was verified; returns their keys.
 
         Raises:
             BadEntry: the file is no pack, or damaged; then nothing was added.

@@ -36,7 +36,7 @@ class StrippedEngine:
 
     Attributes:
         plan: TensorRT's serialized engine.
-        table: JSON: ``inputs``, ``weights`` (see :meth:`StrippedProgram.engines`), ``outputs``, ``sizes`` (smallest,
+        table: JSON: ``inputs``, ``weights`` (see ``StrippedProgram.engines``), ``outputs``, ``sizes`` (smallest,
             best and largest value of each dynamic one), ``mode`` (``bound``: weights are inputs of the engine;
             ``general``: they are refitted by name), and what the plan is for (``flavour``, ``device``, ``host``).
     """

@@ -35,7 +35,7 @@ def export(
     """Builds a model's engines without its weights, into a program that a file holds and any checkpoint completes.
 
     Nothing is run, and parameters may be on the ``meta`` device: no weight's value is read. With tensorrt_rtx a GPU is
-    not needed either. Parameters and buffers come from :meth:`StrippedProgram.refit`. What no ``state_dict`` has is the
+    not needed either. Parameters and buffers come from ``StrippedProgram.refit``. What no ``state_dict`` has is the
     program's own: buffers registered with ``persistent=False``, which a refit with a module replaces, and tensors that
     are neither parameter nor buffer, which are literals. Products round as this process is set
     (``torch.set_float32_matmul_precision``).

@@ -60,7 +60,7 @@ class RefittedProgram:
         self._written = [index for index, source in enumerate(calling.sources) if source.written]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it; as the exported model, but without gradients.
+        """Runs it, as the exported model. Where a gradient is needed, it runs in PyTorch, with a warning.
 
         Raises:
             InputError: the arguments are not what the program was exported for; names all that is wrong.
@@ -78,11 +78,11 @@ class RefittedProgram:
 class StrippedProgram:
     """Engines, what PyTorch runs between them, and which weight goes where; but no weights.
 
-    Made by :func:`export` or :meth:`load`. :meth:`refit` gives it weights, and may do so any number of times: the
+    Made by ``export`` or ``load``. ``refit`` gives it weights, and may do so any number of times: the
     callables share the engines.
 
     Attributes:
-        report: what :meth:`.Report.to_dict` said at export: engines, and why the rest runs in PyTorch.
+        report: what ``Report.to_dict`` said at export: engines, and why the rest runs in PyTorch.
     """
 
     def __init__(self, content: Json, blobs: Mapping[str, bytes], options: Any = None) -> None:
@@ -127,13 +127,13 @@ class StrippedProgram:
 
     @classmethod
     def load(cls, path: str | Path, *, options: Any = None) -> StrippedProgram:
-        """Reads what :meth:`save` wrote, and checks every byte of it against its SHA-256.
+        """Reads what ``save`` wrote, and checks every byte of it against its SHA-256.
 
         A plan is code: load only files that you trust.
 
         Args:
             path: the file.
-            options: as for :func:`export`; those that decide a plan are the file's own.
+            options: as for ``export``; those that decide a plan are the file's own.
 
         Raises:
             BadEntry: truncated, damaged, of another format version, or something else altogether.
