@@ -30,7 +30,8 @@ from .variant import Variant, copy_marks
 def explain(model: Callable[..., Any], *args: Any, options: Any = None, **kwargs: Any) -> Report:
     """What of a model would run in TensorRT, what in PyTorch and why, and which engines the cache holds.
 
-    Traces on fake tensors: nothing is run, built or changed, and tensors may be on any device, ``meta`` too.
+    Traces on fake tensors, as under ``torch.no_grad()``: nothing is run, built or changed, and tensors may be on any
+    device, ``meta`` too.
 
     Args:
         model: a module or function of tensors.
@@ -38,12 +39,21 @@ def explain(model: Callable[..., Any], *args: Any, options: Any = None, **kwargs
         options: as for ``torch.compile(options=…)``.
         kwargs: its keyword arguments.
 
+    Returns:
+        One report over all graphs that Dynamo makes of the model; ``notes`` say why nothing would run here.
+
     Raises:
         OptionError: an unknown option, or a value that it does not take.
     """
     # What would make a compilation raise is what the report is asked for.
     chosen = dataclasses.replace(Options.of(options), require_full=False)
-    return _plan(model, Variant(args, kwargs), chosen, look_only=True)
+    report = _plan(model, Variant(args, kwargs), chosen, look_only=True)
+    tensors = [*pytree.tree_leaves((args, kwargs)), *(model.parameters() if isinstance(model, nn.Module) else ())]
+    if not torch.cuda.is_available():
+        report.notes.append("no CUDA device is available: here the model runs in PyTorch, with one as said above")
+    elif all(t.device.type == "cpu" for t in tensors if isinstance(t, torch.Tensor)):
+        report.notes.append("its tensors are on the CPU, where the model runs in PyTorch: use .cuda()")
+    return report
 
 
 def prebuild(

@@ -154,10 +154,10 @@ class Alias:
         self.storage = self.tensor.untyped_storage()._cdata
         Alias._held[self.storage] += 1
 
-    def __del__(self) -> None:
-        Alias._held[self.storage] -= 1
-        if not Alias._held[self.storage]:
-            del Alias._held[self.storage]
+    def __del__(self, held: Counter[int] = _held) -> None:  # a default outlives the module, when Python ends
+        held[self.storage] -= 1
+        if not held[self.storage]:
+            del held[self.storage]
 
     @property
     def alive(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 import trt_stripped_backend as ts
 from tests.graphs import TwoEngines as Net
 from tests.graphs import perturb
-from trt_stripped_backend import backend, report
+from trt_stripped_backend import backend, refit, report
 from trt_stripped_backend.errors import BuildFailed, OptionError
 
 OPTIONS = {"min_block_size": 1}
@@ -140,8 +140,24 @@ def test_found_by_its_name() -> None:
         assert ts.stats()["graphs"] == 1
 
 
-def test_reset_forgets_engines() -> None:
+def test_reset_forgets_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool:
+        entry = object()
+
+    pool = Pool()
+    monkeypatch.setitem(refit._pools, ("key", torch.device("cpu")), pool)  # type: ignore[misc]
+    assert refit.loaded("key", torch.device("cpu")) is pool.entry
     backend.trt_stripped.reset()  # type: ignore[attr-defined]
+    assert refit.loaded("key", torch.device("cpu")) is None
+
+
+def test_a_graph_that_stays_in_pytorch_leaves_a_report() -> None:
+    model = perturb(Net())
+    with torch.no_grad(), pytest.warns(UserWarning, match="runs in PyTorch"):
+        assert torch.equal(torch.compile(model, backend=backend.trt_stripped)(X), model(X))
+    (report,) = ts.reports()
+    assert [r.kind for r in report.rejections] == ["device"] and report.nodes_in_engines == 0 < report.nodes
+    assert "no CUDA device" in str(report)
 
 
 # ------------------------------------------------------------------------------------------------ cache
