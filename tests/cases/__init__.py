@@ -107,6 +107,11 @@ class Case:
         return replace(self, name=f"{self.name}_{str(dtype).removeprefix('torch.')}", inputs=inputs)
 
 
+def of(values: list[float], fn: Callable[..., Any]) -> Callable[[torch.Tensor], Any]:
+    """``fn`` of these values, in the dtype of an input without NaN that has their shape."""
+    return lambda x: fn(torch.where(x == x, torch.tensor(values, dtype=x.dtype, device=x.device), x))
+
+
 @functools.cache
 def all_cases() -> tuple[tuple[str, Case], ...]:
     """Every ``(family, case)``, in order of family and table; ``test_ops`` checks that names are unique in a family."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.cases import Case, T
+from tests.cases import Case, T, of
 
 HALF, BF16, INT64, INT32 = torch.float16, torch.bfloat16, torch.int64, torch.int32
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -75,6 +75,9 @@ CASES = [
     all_of("bool", _OF_BOOL, BOOLS),
     all_of("special", _OF_SPECIAL, SPECIAL),
     all_of("special_half", _OF_SPECIAL, SPECIAL).with_dtype(HALF),
+    Case("log2_of_powers", of([2.0**k for k in range(-60, 60)], lambda x: torch.log2(x).floor()), (T((120,)),)),
+    Case("log10_of_powers", of([10.0**k for k in range(-5, 11)], lambda x: torch.log10(x).floor()), (T((16,)),)),
+    Case("round_decimals_beyond", lambda x: x.round(decimals=400), (X,), rejected="400 decimals"),
     Case("nan_to_num", torch.nan_to_num, (SPECIAL,)),
     Case("expm1_small", lambda x: torch.expm1(x * 1e-6) * 1e6, (X,)),
     Case("expm1_large", lambda x: torch.expm1(x * 30) / 1e30, (X,)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from .net import BOOL, FLOAT, INT, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
+#: The largest power of ten that float32 holds.
+MAX_DECIMALS = 38
 Kind = Callable[[], Any]  # looked up at the build: reading ``trt`` imports TensorRT
 
 #: Float functions; integers are converted to the result's type first, as in PyTorch.
@@ -130,8 +132,11 @@ def log10(net: Net, self: ITensor) -> ITensor:
 
 
 def _log_of_base(net: Net, x: ITensor, base: int) -> ITensor:
-    log = net.unary(trt.UnaryOperation.LOG, wide_input(net, x))
-    return net.cast(net.div(log, math.log(base)), net.out.dtype)
+    """Exact for whole powers of the base, of which the quotient of logarithms may fall short."""
+    x = wide_input(net, x)
+    y = net.div(net.unary(trt.UnaryOperation.LOG, x), math.log(base))
+    whole = net.unary(trt.UnaryOperation.ROUND, y)
+    return net.cast(net.select(net.equal(net.pow(float(base), whole), x), whole, y), net.out.dtype)
 
 
 @op(aten.round.decimals, dtypes=FLOAT)
@@ -143,6 +148,12 @@ def round_decimals(net: Net, self: ITensor, decimals: int) -> ITensor:
     else:
         rounded = net.div(net.unary(trt.UnaryOperation.ROUND, net.mul(x, ten)), ten)
     return net.cast(rounded, net.out.dtype)
+
+
+@round_decimals.unless
+def _(self: torch.Tensor, decimals: int) -> Iterator[str]:
+    if abs(decimals) > MAX_DECIMALS:
+        yield f"rounding to {decimals} decimals: float32 holds powers of ten up to {MAX_DECIMALS}"
 
 
 @op(aten.trunc.default)
