@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +132,9 @@ _POWERS = [
     Case("pow_int_of_scalar", lambda a: 2**a, (NONZERO,), rejected="an integer power"),
 ]
 _EXTREMES = [
+    Case("pow_infinite", lambda a: (a**math.inf, a**-math.inf, a**math.nan), (X,)),
+    Case("pow_signed_zero", lambda a: ((a * 0.0) ** -17, torch.pow(a * 0.0, (a * 2).round())), (X,)),
+    Case("pow_special_tensor", torch.pow, (T((8, 9), kind="nan"), T((8, 9), kind="int:-4:5"))),
     *both("maximum", torch.maximum),
     *both("minimum", torch.minimum),
     Case("maximum_int", torch.maximum, (INTS, NONZERO)),

@@ -175,9 +175,10 @@ def _integer_power(net: Net, base: ITensor, exponent: int) -> ITensor:
 def _constant_power(net: Net, base: ITensor, exponent: float) -> ITensor:
     """:func:`_power` to a known exponent: odd or whole is decided here, because RTX builds no constant bools."""
     power = net.pow(net.unary(trt.UnaryOperation.ABS, base), exponent)
-    if exponent == math.floor(exponent):
+    if math.isinf(exponent) or exponent.is_integer():
+        negative = net.less(base, 0) if exponent > 0 else is_negative(net, base)  # -0.0 to -1 is -inf
         odd = math.isfinite(exponent) and exponent % 2 == 1
-        return net.select(net.less(base, 0), net.unary(trt.UnaryOperation.NEG, power), power) if odd else power
+        return net.select(negative, net.unary(trt.UnaryOperation.NEG, power), power) if odd else power
     signed = net.select(net.unary(trt.UnaryOperation.ISINF, base), power, math.nan)
     return net.select(net.less(base, 0), signed, power)
 
@@ -186,16 +187,16 @@ def _power(net: Net, base: ITensor, exponent: ITensor) -> ITensor:
     """``base ** exponent`` in float32. TensorRT-RTX's layer gives NaN for every negative base (pytorch/TensorRT#3699),
     so it gets the magnitude, and the sign is put back."""
     power = net.pow(net.unary(trt.UnaryOperation.ABS, base), exponent)
-    floor = net.unary(trt.UnaryOperation.FLOOR, exponent)
+    whole = net.equal(net.unary(trt.UnaryOperation.FLOOR, exponent), exponent)
     half = net.mul(exponent, 0.5)
-    odd = net.logical_not(net.equal(net.unary(trt.UnaryOperation.FLOOR, half), half))
+    even = net.equal(net.unary(trt.UnaryOperation.FLOOR, half), half)
+    odd = net.logical_and(whole, net.logical_not(even))
     signed = net.select(odd, net.unary(trt.UnaryOperation.NEG, power), power)
     # A negative base has no power that is not whole, unless it is infinite: then the sign alone is lost.
-    whole = net.logical_or(net.equal(floor, exponent), net.unary(trt.UnaryOperation.ISINF, base))
-    signed = net.select(net.equal(floor, exponent), signed, power)
-    signed = net.select(whole, signed, math.nan)
-    return net.select(net.less(base, 0), signed, power)
+    known = net.logical_or(whole, net.unary(trt.UnaryOperation.ISINF, base))
+    return net.select(net.logical_or(known, net.logical_not(net.less(base, 0))), power, math.nan)
 
+    power = net.select(is_negative(net, base), signed, power)  # -0.0 to -1 is -inf
 
 @op(aten.atan2.default)
 def atan2(net: Net, self: Value, other: Value) -> ITensor:
