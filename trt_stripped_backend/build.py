@@ -98,7 +98,7 @@ def build(
                 serialized = builder.build_serialized_network(network, config)
             if timings is not None and serialized is not None:
                 timings.keep(config)
-    except (Unsupported, TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+    except (Unsupported, TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
         said = f" (TensorRT: {messages.text()})" if messages.errors else ""
         raise BuildFailed(f"{partition.name}: {error}{said}") from error
     if serialized is None:

@@ -196,7 +196,10 @@ def test_tensorrts_own_message_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "last dimension of input0 = 6 and second to last dimension of input1 = 3" in failing(monkeypatch, mismatched)
 
 
-@pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError])
+@pytest.mark.parametrize(
+    "error",
+    [TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError, OverflowError, ZeroDivisionError],
+)
 def test_a_converter_that_raises(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def convert(net: Net, self: Any) -> Any:
         raise error("what went wrong")

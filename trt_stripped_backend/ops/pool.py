@@ -101,6 +101,11 @@ def _(self: torch.Tensor, output_size: Sequence[int]) -> Iterator[str]:
     if any(dynamic(size) or size != 1 for size in output_size):
         yield from _fixed_places(self)
 
+def _some_windows(output_size: Sequence[int], **_: Any) -> Iterator[str]:
+    if any(not dynamic(size) and size == 0 for size in output_size):
+        yield "no windows: an empty tensor"
+
+
 
 @op(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default, dtypes=_WITH_INDICES)
 def adaptive_max_pool(net: Net, self: ITensor, output_size: Sequence[int]) -> tuple[Any, ...]:
@@ -154,6 +159,8 @@ for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, 
 for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_max_pool):
     _one.unless(_fixed_places)
 for _one in (max_pool, max_pool_with_indices, avg_pool):
+for _one in (adaptive_avg_pool, adaptive_max_pool):
+    _one.unless(_some_windows)
     _one.unless(_written_out)
 for _one in (max_pool1d, max_pool, max_pool_with_indices):
     _one.unless(_some_inside)
