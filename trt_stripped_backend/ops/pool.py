@@ -91,8 +91,7 @@ def adaptive_avg_pool(net: Net, self: ITensor, output_size: Sequence[int]) -> IT
         return _even(net, self, output_size, "AVERAGE")
     else:
         for index, out in enumerate(output_size):
-            indices, inside = _adapted(sizes[index], out)
-            x = taps(net, x, lead + index, indices, inside / inside.sum(1, keepdim=True))
+            x = taps(net, x, lead + index, *_adapted(sizes[index], out))
     return net.cast(x, net.out.dtype)
 
 
@@ -101,10 +100,10 @@ def _(self: torch.Tensor, output_size: Sequence[int]) -> Iterator[str]:
     if any(dynamic(size) or size != 1 for size in output_size):
         yield from _fixed_places(self)
 
+
 def _some_windows(output_size: Sequence[int], **_: Any) -> Iterator[str]:
     if any(not dynamic(size) and size == 0 for size in output_size):
         yield "no windows: an empty tensor"
-
 
 
 @op(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default, dtypes=_WITH_INDICES)
@@ -159,9 +158,9 @@ for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, 
 for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_max_pool):
     _one.unless(_fixed_places)
 for _one in (max_pool, max_pool_with_indices, avg_pool):
+    _one.unless(_written_out)
 for _one in (adaptive_avg_pool, adaptive_max_pool):
     _one.unless(_some_windows)
-    _one.unless(_written_out)
 for _one in (max_pool1d, max_pool, max_pool_with_indices):
     _one.unless(_some_inside)
 
@@ -287,12 +286,14 @@ def _even(net: Net, x: ITensor, out: Sequence[int], kind: str) -> ITensor:
 
 
 def _adapted(size: int, out: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The elements of each adaptive window, and 1.0 for each, or 0.0 where a shorter window repeats its first."""
+    """The elements of each adaptive window, and their weights in its mean. A shorter window repeats its first element,
+    which shares its weight: one of 0 would make NaN of infinity."""
     starts = [i * size // out for i in range(out)]
-    lengths = [-(-(i + 1) * size // out) - start for i, start in enumerate(starts)]
-    offsets = torch.arange(max(lengths))
-    inside = offsets < torch.tensor(lengths)[:, None]
-    return torch.tensor(starts)[:, None] + offsets * inside, inside.float()
+    lengths = torch.tensor([-(-(i + 1) * size // out) - start for i, start in enumerate(starts)])[:, None]
+    offsets = torch.arange(int(lengths.max()))
+    offsets = offsets * (offsets < lengths)
+    often = torch.where(offsets == 0, (offsets == 0).sum(1, keepdim=True), 1)
+    return torch.tensor(starts)[:, None] + offsets, 1 / (lengths * often)
 
 
 def _maximum_of(net: Net, x: ITensor, dim: int, indices: torch.Tensor) -> ITensor:
