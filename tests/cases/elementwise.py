@@ -52,6 +52,7 @@ _ARITHMETIC = [
     Case("add_int", torch.add, (INTS, NONZERO)),
     Case("add_int_alpha", lambda a, b: torch.add(a, b, alpha=-3), (INTS, NONZERO)),
     Case("add_int32_scalar", lambda a: a + 5, (INTS32,)),
+    Case("add_int32_scalar_beyond", lambda a: (a + 2**40, a * (2**32 + 3), a - 2**31), (INTS32,)),
     Case("add_int_float_scalar", lambda a: a + 0.5, (INTS,)),
     Case("add_bool", torch.add, (BOOLS, T((6,), BOOL, "bool"))),
     Case("add_bool_int", torch.add, (BOOLS, INTS)),

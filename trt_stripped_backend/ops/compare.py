@@ -14,9 +14,10 @@ aten = torch.ops.aten
 
 
 def _compare(net: Net, kind: Any, a: Value, b: Value) -> ITensor:
-    """A comparison in the operands' promoted type; bool, which TensorRT does not order, as int32."""
+    """A comparison in the operands' promoted type, to which PyTorch rounds a scalar too; bool, which TensorRT does not
+    order, as int32."""
     dtype = net.result_type(a, b)
-    return net.binary(kind, a, b, torch.int32 if dtype in BOOL else net.opmath(dtype, a, b))
+    return net.binary(kind, a, b, torch.int32 if dtype in BOOL else dtype)
 
 
 def _or_equal(net: Net, kind: Any, a: Value, b: Value) -> ITensor:

@@ -108,11 +108,13 @@ class Net(Shapes):
         return result.dtype if isinstance(result, torch.Tensor) else self.dtype(result)
 
     def cast(self, value: Value, dtype: torch.dtype) -> ITensor:
-        """A tensor of this dtype; a scalar becomes a literal. Float to bool is ``!= 0``, as in PyTorch."""
+        """A tensor of this dtype; a scalar becomes a literal. As in PyTorch, one that is too large wraps or is
+        infinite, and float to bool is ``!= 0``."""
         if isinstance(value, Dim):
             return self.cast(self.reshape(self.size(value.size), []), dtype)
         if not self.is_tensor(value):
-            return self.constant(value, dtype)
+            widest = torch.float64 if isinstance(value, float) else None
+            return self.constant(torch.tensor(value, dtype=widest).to(dtype))
         if self.dtype(value) == dtype:
             return value
         if dtype == torch.bool:
