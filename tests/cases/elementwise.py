@@ -105,6 +105,15 @@ _DIVISIONS = [
     Case("remainder_by_zero", lambda a: (a % 0.0, a.fmod(0.0), torch.div(a, 0.0, rounding_mode="floor")), (WHOLE,)),
     Case("remainder_special", lambda a: (a % 1.5, a.fmod(1.5)), (SPECIAL,)),
     Case("remainder_by_special", signed(torch.remainder), (T((8, 9)), SPECIAL)),
+    # Far below the divisor, where the remainder rounds to it.
+    Case("floor_of_small", lambda a: ((a * 1e-9).floor_divide(1.0), a * 1e-9 // -7.0, a * 1e-9 % 3.0), (X,)),
+    Case("floor_of_small_half", lambda a: (a * 1e-4 // 300, a * 1e-4 % 300), (T((4, 6), HALF),)),
+    Case("floor_special", lambda a: (a // 3.0, a // -math.inf, torch.div(a, 0.0, rounding_mode="floor")), (SPECIAL,)),
+    Case("floor_by_special", signed(torch.floor_divide), (T((8, 9)), SPECIAL)),
+    *(
+        Case(f"{f.__name__}_of_large", lambda a, b, f=f: (f(a * 1e9, 7.0), f(a * 1e6, b), f(a * 1e11, -b)), (X, Y))
+        for f in (torch.remainder, torch.fmod)
+    ),
     Case("fmod_int", signed(torch.fmod), (INTS, NONZERO)),
     Case("fmod_scalar", lambda a: (torch.fmod(a, 0.25), torch.fmod(a, -0.25)), (X,)),
 ]
@@ -123,6 +132,9 @@ _POWERS = [
     Case("pow_negative_base_scalar", lambda a: torch.pow(a, 17.0), (X,), tol=1e-4),
     Case("pow_of_negative_scalar", lambda n: torch.pow(-1.5, n), (T((4, 6), torch.float32, "int:-4:5"),)),
     Case("pow_zero_base", lambda a: torch.pow(torch.zeros_like(a), a), (X,)),
+    Case("pow_infinite", lambda a: (a**math.inf, a**-math.inf, a**math.nan), (X,)),
+    Case("pow_signed_zero", lambda a: ((a * 0.0) ** -17, torch.pow(a * 0.0, (a * 2).round())), (X,)),
+    Case("pow_special_tensor", torch.pow, (T((8, 9), kind="nan"), T((8, 9), kind="int:-4:5"))),
     Case("pow_special", lambda a: (a**2, a**0.5, a.abs() ** 1.5), (SPECIAL,)),
     Case("pow_int", lambda a: (a**2, a**3, a**0, a**10), (INTS,)),
     Case("pow_int32", lambda a: a**2, (INTS32,)),
@@ -133,9 +145,6 @@ _POWERS = [
     Case("pow_int_of_scalar", lambda a: 2**a, (NONZERO,), rejected="an integer power"),
 ]
 _EXTREMES = [
-    Case("pow_infinite", lambda a: (a**math.inf, a**-math.inf, a**math.nan), (X,)),
-    Case("pow_signed_zero", lambda a: ((a * 0.0) ** -17, torch.pow(a * 0.0, (a * 2).round())), (X,)),
-    Case("pow_special_tensor", torch.pow, (T((8, 9), kind="nan"), T((8, 9), kind="int:-4:5"))),
     *both("maximum", torch.maximum),
     *both("minimum", torch.minimum),
     Case("maximum_int", torch.maximum, (INTS, NONZERO)),

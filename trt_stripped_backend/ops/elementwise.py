@@ -99,17 +99,14 @@ def fmod(net: Net, self: Value, other: Value) -> ITensor:
         a, b = net.cast(self, net.out.dtype), net.cast(other, net.out.dtype)
         return net.sub(a, net.mul(net.div(a, b), b))
     a, b = net.cast(self, torch.float32), net.cast(other, torch.float32)
-    size = _divmod(net, net.unary(trt.UnaryOperation.ABS, a), net.unary(trt.UnaryOperation.ABS, b))[1]
-    negative = net.unary(trt.UnaryOperation.NEG, size)
-    return net.cast(net.select(net.less(a, 0), negative, size), net.out.dtype)
+    return net.cast(_float_fmod(net, a, b), net.out.dtype)
 
 
 def _divmod(net: Net, a: Value, b: Value) -> tuple[ITensor, ITensor]:
     """``floor(a / b)`` and ``a - floor(a / b) · b`` in the node's integer type, or in float32.
 
-    The quotient of floats can round up to the next integer (1 / 0.1 is 10, ⌊1 / 0.1⌋ is 9), so the remainder decides.
-    It is exact for quotients below 2¹⁶: ``b`` is cut into three pieces of 8 significant bits, whose products with the
-    quotient, and the differences, need no rounding.
+    A quotient of floats can round up to the next integer (1 / 0.1 is 10, ⌊1 / 0.1⌋ is 9), so the remainder comes first
+    and decides, as in PyTorch's kernels.
     """
     if net.out.dtype in INT:
         a, b = net.cast(a, net.out.dtype), net.cast(b, net.out.dtype)
@@ -117,22 +114,31 @@ def _divmod(net: Net, a: Value, b: Value) -> tuple[ITensor, ITensor]:
         rest = net.sub(a, net.mul(quotient, b))
     else:
         a, b = net.cast(a, torch.float32), net.cast(b, torch.float32)
-        quotient = net.unary(trt.UnaryOperation.FLOOR, net.div(a, b))
-        piece, tail, rest = b, b, a
-        for _ in range(3):
-            piece = net.cast(net.cast(tail, torch.bfloat16), torch.float32)
-            tail, rest = net.sub(tail, piece), net.sub(rest, net.mul(quotient, piece))
-        rest = net.select(net.unary(trt.UnaryOperation.ISINF, b), a, rest)
+        rest = _float_fmod(net, a, b)
+        quotient = net.unary(trt.UnaryOperation.ROUND, net.div(net.sub(a, rest), b))
+        quotient = net.select(net.equal(b, 0), net.div(a, b), quotient)
     opposite = net.binary(trt.ElementWiseOperation.XOR, net.less(rest, 0), net.less(b, 0))
     above = net.logical_and(opposite, net.logical_not(net.equal(rest, 0)))
-    quotient = net.select(above, net.sub(quotient, 1), quotient)
-    rest = net.select(above, net.add(rest, b), rest)
-    if net.out.dtype in INT:
-        return quotient, rest
-    # A division that is not correctly rounded can also be too small.
-    size = net.unary(trt.UnaryOperation.ABS, rest), net.unary(trt.UnaryOperation.ABS, b)
-    below = net.logical_and(net.logical_or(net.greater(*size), net.equal(*size)), net.logical_not(above))
-    return net.select(below, net.add(quotient, 1), quotient), net.select(below, net.sub(rest, b), rest)
+    return net.select(above, net.sub(quotient, 1), quotient), net.select(above, net.add(rest, b), rest)
+
+
+def _float_fmod(net: Net, a: ITensor, b: ITensor) -> ITensor:
+    """``fmod`` in float32, exact for quotients below 2⁴⁷.
+
+    The nearest multiple is taken away three times: of ``b · 2³²``, of ``b · 2¹⁶`` and of ``b``. Each quotient has 16
+    bits, and the divisor is cut into three pieces of 8, so that neither products nor differences need rounding.
+    """
+    size, divisor = net.unary(trt.UnaryOperation.ABS, a), net.unary(trt.UnaryOperation.ABS, b)
+    rest = net.select(net.unary(trt.UnaryOperation.ISINF, a), math.nan, size)
+    for factor in (2.0**32, 2.0**16, 1.0):
+        whole = tail = net.mul(divisor, factor)
+        count, left = net.unary(trt.UnaryOperation.ROUND, net.div(rest, whole)), rest
+        for _ in range(3):
+            piece = net.cast(net.cast(tail, torch.bfloat16), torch.float32)
+            tail, left = net.sub(tail, piece), net.sub(left, net.mul(count, piece))
+        rest = net.select(net.unary(trt.UnaryOperation.ISINF, whole), rest, left)
+    rest = net.select(net.less(rest, 0), net.add(rest, divisor), rest)
+    return net.select(net.less(a, 0), net.unary(trt.UnaryOperation.NEG, rest), rest)
 
 
 @op(aten.pow.Tensor_Tensor, aten.pow.Tensor_Scalar, aten.pow.Scalar)
@@ -192,11 +198,11 @@ def _power(net: Net, base: ITensor, exponent: ITensor) -> ITensor:
     even = net.equal(net.unary(trt.UnaryOperation.FLOOR, half), half)
     odd = net.logical_and(whole, net.logical_not(even))
     signed = net.select(odd, net.unary(trt.UnaryOperation.NEG, power), power)
+    power = net.select(is_negative(net, base), signed, power)  # -0.0 to -1 is -inf
     # A negative base has no power that is not whole, unless it is infinite: then the sign alone is lost.
     known = net.logical_or(whole, net.unary(trt.UnaryOperation.ISINF, base))
     return net.select(net.logical_or(known, net.logical_not(net.less(base, 0))), power, math.nan)
 
-    power = net.select(is_negative(net, base), signed, power)  # -0.0 to -1 is -inf
 
 @op(aten.atan2.default)
 def atan2(net: Net, self: Value, other: Value) -> ITensor:
