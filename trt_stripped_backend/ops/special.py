@@ -98,7 +98,7 @@ def lgamma(net: Net, self: ITensor) -> ITensor:
     log = net.sub(net.mul(net.add(z, 0.5), _log(net, base)), base)
     y = net.add(log, _log(net, net.div(net.mul(series, math.sqrt(2 * math.pi)), z)))
     # Γ(x) · Γ(1 - x) = π / sin(πx), whose argument is kept small.
-    sine = net.unary(trt.UnaryOperation.SIN, net.mul(_fraction(net, x), math.pi))
+    sine = net.unary(trt.UnaryOperation.SIN, net.mul(net.unary(trt.UnaryOperation.ABS, _fraction(net, x)), math.pi))
     y = net.select(mirror, net.sub(_log(net, net.div(math.pi, sine)), y), y)
     return net.cast(net.select(net.unary(trt.UnaryOperation.ISINF, x), math.inf, y), net.out.dtype)
 
@@ -122,4 +122,5 @@ def digamma(net: Net, self: ITensor) -> ITensor:
 
 
 def _fraction(net: Net, x: ITensor) -> ITensor:
-    return net.sub(x, net.unary(trt.UnaryOperation.FLOOR, x))
+    """What is left of the nearest integer: of the next one below, 1 would be left of the smallest negative numbers."""
+    return net.sub(x, net.unary(trt.UnaryOperation.ROUND, x))
