@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from ..flavour import trt
+from ..sizes import alike
 from .net import FLOAT, ITensor, Net
 from .registry import op
 
@@ -186,6 +187,8 @@ def _smoothed_taps(
 def _nearest(net: Net, x: ITensor, scale_factors: Scales, offset: float) -> ITensor:
     tables = {}
     for dim, scale in _spatial(x, scale_factors):
+        # A size that stays is copied, whatever the scale; in one and three dimensions only on a CPU, not on CUDA.
+        scale = None if len(x.shape) == 4 and net.shape(x)[dim] == net.out.shape[dim] else scale
         at = _sources(net.shape(x)[dim], net.out.shape[dim], scale, False, offset).floor()
         tables[dim] = at.clamp(max=net.shape(x)[dim] - 1).long()
     if all(_repeats(table, net.shape(x)[dim]) for dim, table in tables.items()):
@@ -209,6 +212,8 @@ def _pick(net: Net, x: ITensor, dim: int, table: list[int]) -> ITensor:
 
 def _interpolate(net: Net, x: ITensor, align_corners: bool, scale_factors: Scales, mode: str) -> ITensor:
     spatial, out = list(_spatial(x, scale_factors)), net.out.shape
+    if alike(out, net.shape(x)):  # PyTorch copies, whatever the scale: cubic too on CUDA, though not on a CPU
+        return x
     if all(_plain(net.shape(x)[dim], out[dim], scale, align_corners) for dim, scale in spatial):
         return _resize_layer(net, x, mode, "ALIGN_CORNERS" if align_corners else "HALF_PIXEL")
     y = net.wide(x)
