@@ -128,6 +128,7 @@ CASES += [Case(f"cdist_{p}", _apart(p), (_LEFT, _RIGHT), tol=1e-4) for p in (0.0
 CASES += [
     Case("cdist", torch.cdist, (_LEFT, _RIGHT), tol=1e-4),
     Case("cdist_broadcasts", torch.cdist, (T((5, 3)), _RIGHT), tol=1e-4),
+    Case("cdist_rank_8", _apart(1.0), (T((1,) * 6 + (2, 3)), T((1,) * 6 + (2, 3))), rejected="rank 8"),
     Case("cdist_too_many", _apart(1.0), (T((3000, 8)), T((3000, 8))), rejected="too much memory"),
     Case("pdist", torch.pdist, (T((5, 3)),), tol=1e-4),
     Case("pdist_of_1", lambda x: torch.pdist(x, 1.0), (T((5, 3)),), tol=1e-4),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.cases import Case, T
+from tests.cases import Case, T, of
 from tests.cases.shape import BF16, BOOL, F16, F32, I32, I64, NAMES, t
 
 
@@ -20,6 +20,8 @@ def sequence(x: torch.Tensor) -> torch.Tensor:
 #: Values below, among, equal to and above those of a sequence.
 AROUND = T((3, 4), kind="int:-1:6")
 NAN = T((20,), kind="nan")
+#: Infinity is larger than the largest number, and NaN than infinity.
+_LARGEST = [torch.inf, torch.finfo(torch.float32).max, torch.nan, -torch.inf, 3.0]
 
 CASES = [
     Case("topk", lambda x: x.topk(3), (u(4, 7),)),
@@ -48,6 +50,8 @@ CASES = [
     Case("sort_values_of_ties", lambda x: x.sort(descending=True)[0], (T((4, 9), kind="int:0:3"),)),
     Case("sort_infinite", lambda x: (x / 0.0).nan_to_num(0.0).sort()[0], (t(3, 9),)),
     Case("sort_values_of_nan", lambda x: x.sort()[0], (T((4, 20), kind="nan"),)),
+    Case("sort_largest", of(_LARGEST, torch.sort), (t(5),)),
+    Case("topk_largest", of(_LARGEST, lambda x: (*x.topk(3), *x.kthvalue(4))), (t(5),)),
     Case("sort_too_long", lambda x: x.sort(), (u(4000),), rejected="3840"),
     Case("sort_empty", lambda x: x.sort(), (t(0),), rejected="empty"),
     Case("argsort", lambda x: x.argsort(-1), (u(4, 7),)),
@@ -78,6 +82,8 @@ CASES = [
     Case("bucketize", lambda x, s: torch.bucketize(x, sequence(s)), (t(3, 4), t(9))),
     Case("bucketize_right", lambda x, s: torch.bucketize(x, sequence(s), right=True), (AROUND, t(9))),
     Case("bucketize_scalar", lambda s: torch.bucketize(2, sequence(s), out_int32=True), (t(9),)),
+    Case("bucketize_rank_8", lambda x, s: torch.bucketize(x, s), (t(*[1] * 8), t(9)), rejected="rank 8"),
+    Case("searchsorted_rank_8", torch.searchsorted, (t(*[1] * 8), t(*[1] * 8)), rejected="rank 8"),
     Case("bucketize_too_many", lambda x, s: torch.bucketize(x, s), (t(3000), t(9000)), rejected="too much memory"),
 ]
 

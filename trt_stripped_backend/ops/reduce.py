@@ -260,6 +260,8 @@ def _cdist_forward(net: Net, x1: ITensor, x2: ITensor, p: float, compute_mode: i
 
 @_cdist_forward.unless
 def _(x1: torch.Tensor, x2: torch.Tensor, p: float, compute_mode: int | None) -> Iterator[str]:
+    if max(x1.ndim, x2.ndim) > 7:
+        yield "distances of tensors of rank 8: their differences have one dimension more, and TensorRT holds 8"
     if x1.numel() * x2.shape[-2] > PAIRS:
         yield f"distances of {x1.shape[-2]} rows to {x2.shape[-2]}: their differences would take too much memory"
 

@@ -43,8 +43,11 @@ def _top(net: Net, x: ITensor, k: int, dim: int, largest: bool) -> tuple[ITensor
 
 
 def _ranked(net: Net, x: ITensor) -> ITensor:
-    """Float32 in the order of ``x`` without NaN, which TensorRT drops and which to PyTorch is larger than infinity."""
-    finite = net.minimum(net.cast(x, torch.float32), torch.finfo(torch.float32).max)
+    """Float32 in the order of ``x`` without NaN, which TensorRT drops and which to PyTorch is larger than infinity: so
+    infinity becomes the largest number, and that the second largest."""
+    largest = torch.finfo(torch.float32).max
+    finite = net.minimum(net.cast(x, torch.float32), largest * (1 - 2**-24))
+    finite = net.select(net.equal(x, math.inf), largest, finite, torch.float32)
     return net.select(net.isnan(x), math.inf, finite, torch.float32)
 
 
@@ -195,7 +198,10 @@ def _places(net: Net, sequence: ITensor, value: Value, right: bool, out_int32: b
     return net.cast(count, torch.int32 if out_int32 else torch.int64)
 
 
-def _too_many(sequence: torch.Tensor, count: int) -> Iterator[str]:
+def _too_many(sequence: torch.Tensor, value: torch.Tensor | Scalar) -> Iterator[str]:
+    count, rank = (value.numel(), value.ndim) if isinstance(value, torch.Tensor) else (1, 0)
+    if max(sequence.ndim, rank) > 7:
+        yield "places in tensors of rank 8: all pairs have one dimension more, and TensorRT holds 8"
     if sequence.shape[-1] * count > PAIRS:
         yield f"{count} values to find among {sequence.shape[-1]}: comparing them all would take too much memory"
 
@@ -226,7 +232,7 @@ def _(
     side: str | None = None,
     sorter: torch.Tensor | None = None,
 ) -> Iterator[str]:
-    yield from _too_many(sorted_sequence, self.numel() if isinstance(self, torch.Tensor) else 1)
+    yield from _too_many(sorted_sequence, self)
 
 
 @op(aten.bucketize.Tensor, aten.bucketize.Scalar, dtypes=FLOAT | INT)
@@ -239,7 +245,7 @@ def bucketize(net: Net, self: Value, boundaries: ITensor, out_int32: bool = Fals
 def _(
     self: torch.Tensor | Scalar, boundaries: torch.Tensor, out_int32: bool = False, right: bool = False
 ) -> Iterator[str]:
-    yield from _too_many(boundaries, self.numel() if isinstance(self, torch.Tensor) else 1)
+    yield from _too_many(boundaries, self)
 
 
 for _op in (topk, kthvalue, median, median_dim, sort, sort_stable, searchsorted, bucketize):
