@@ -47,6 +47,7 @@ CASES = [
     pad("replicate_3d", (1, 2, 3, 4, 5), (1, 2, 3, 0, 2, 1), "replicate"),
     pad("replicate_crop", IMAGE, (-1, 3, 2, -2), "replicate"),
     pad("circular", IMAGE, (1, 2, 2, 1), "circular"),
+    Case("negative_zero", lambda x: 1 / F.pad(x, (1, 2), "constant", -0.0), (T(IMAGE),)),
     Case("constant_then_slice", lambda x: F.pad(x, (1, 1))[..., 1:-1], (T(IMAGE),)),
     Case("empty", lambda x: F.pad(x, (1, 1)), (T((3, 0)),), rejected="empty"),
 ]

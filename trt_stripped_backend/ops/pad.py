@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ def constant_pad_nd(net: Net, self: ITensor, pad: Sequence[int], value: Scalar =
         return self
     # A slice of bool has no fill value.
     x = net.cast(self, torch.int32) if net.out.dtype == torch.bool else self
-    fill = None if value == 0 else net.constant(bool(value) if x is not self else value, net.dtype(x))
+    plain = value == 0 and math.copysign(1, value) > 0
+    fill = None if plain else net.constant(bool(value) if x is not self else value, net.dtype(x))
     return net.cast(_slice(net, x, pad, trt.SampleMode.FILL, fill), net.out.dtype)
 
 
