@@ -37,6 +37,10 @@ CASES = [
     conv("3d_groups", F.conv3d, (1, 4, 5, 5, 5), (4, 2, 2, 2, 2), 4, groups=2),
     conv("transposed_1d", F.conv_transpose1d, (2, 4, 9), (4, 3, 4), 3, stride=2, padding=1),
     conv("transposed_1d_surplus", F.conv_transpose1d, (1, 4, 6), (4, 3, 3), 3, stride=3, output_padding=2),
+    replace(
+        conv("transposed_3d_all_cropped", F.conv_transpose3d, (1, 4, 8, 8, 7), (4, 3, 4, 4, 2), padding=(2, 0, 4)),
+        rejected="crops everything",
+    ),
     conv("transposed_2d", F.conv_transpose2d, (2, 4, 7, 6), (4, 5, 2, 2), 5, stride=2),
     conv(
         "transposed_2d_output_padding",

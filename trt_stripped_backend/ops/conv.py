@@ -55,6 +55,16 @@ def _(
         yield "a convolution whose kernel, steps or channels have dynamic sizes"
     if transposed and max(stride) > 1 and max(dilation) > 1:
         yield "a transposed convolution with both stride and dilation"
+    if transposed and _nothing_left(input, weight, stride, padding, dilation, output_padding):
+        yield "a transposed convolution whose padding crops everything"
+
+
+def _nothing_left(input: torch.Tensor, weight: torch.Tensor, *steps: list[int]) -> bool:
+    each = zip(input.shape[2:], weight.shape[2:], *(_per_dim(step, input.ndim - 2) for step in steps), strict=True)
+    return any(
+        not dynamic(size) and (size - 1) * stride + dilation * (kernel - 1) + 1 <= padding + max(padding - extra, 0)
+        for size, kernel, stride, padding, dilation, extra in each
+    )
 
 
 convolution.unless(Net.not_empty)
