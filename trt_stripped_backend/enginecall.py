@@ -66,6 +66,9 @@ class EngineCall(nn.Module):
         if ranges or self.pending:
             sizes = told(self.places, inputs)
             if not contains(ranges, sizes):
+                if min(sizes) < 0:  # a number that is no size: an engine is told it by a shape, which none can have
+                    log.info("%s: runs in PyTorch with %s", self.piece.partition.name, list(sizes))
+                    return self.in_torch(weights, *inputs)
                 ranges, runner = self._widen(sizes)
             if self.pending:
                 self._show(weights, sizes)

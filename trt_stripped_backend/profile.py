@@ -37,11 +37,11 @@ def ranges(
         partition: its tensors bound what fits into TensorRT.
         signature: the partition's.
         limits: option ``dynamic_range``, for sizes without an upper limit of PyTorch's.
-        values: sizes that must fit, if not those that were traced.
+        values: sizes that must fit, if not those that were traced. A negative number is none: it fits no engine.
     """
     chosen: dict[str, tuple[int, int, int]] = {}
     for symbol, value in zip(signature.symbols, values or [s.example for s in signature.symbols], strict=True):
-        low, high = symbol.low, symbol.high
+        low, high, value = symbol.low, symbol.high, max(value, 0)
         if high is None or high >= GRID:
             within = limits is not None and limits[0] <= value <= limits[1]
             low, high = (max(low, limits[0]), limits[1]) if within and limits else (low, max(_power(4 * value), REACH))

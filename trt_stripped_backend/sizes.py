@@ -123,10 +123,13 @@ def from_json(value: Any) -> Size:
 
 
 def bounds(value: torch.SymInt) -> tuple[int, int | None]:
-    """Smallest and largest value of a symbol that PyTorch knows of; None where it knows no largest."""
+    """Smallest and largest value of a symbol that PyTorch knows of; None where it knows no largest.
+
+    A number that is no size may be negative, without a limit; an engine takes none below zero.
+    """
     found = value.node.shape_env.var_to_range[value.node.expr]
     upper = None if found.upper in (int_oo, sympy.oo) or found.upper > UNBOUNDED else int(found.upper)
-    return max(int(found.lower), 0), upper
+    return 0 if found.lower < 0 else int(found.lower), upper
 
 
 def hint(value: int | torch.SymInt) -> int:

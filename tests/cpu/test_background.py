@@ -34,7 +34,7 @@ X = torch.randn(2, 3, 6, 6)
 CPU = torch.device("cpu")
 
 
-def close(have: torch.Tensor, want: torch.Tensor) -> None:
+def close(have: Any, want: Any) -> None:
     torch.testing.assert_close(have, want, rtol=1e-5, atol=1e-6)
 
 
@@ -249,6 +249,42 @@ def test_without_a_wider_engine_the_old_one_stays(bench: Bench, background: bool
     for x in (small, large, small):
         close(fast(x), model(x))
     assert (first.calls, bench.attempts) == (calls + 2, builds)
+
+
+@torch.no_grad()
+def test_a_number_that_is_no_size(bench: Bench) -> None:
+    """An engine takes it as others, and negative ones are PyTorch's."""
+
+    def fn(x: torch.Tensor, n: int) -> tuple[torch.Tensor, ...]:
+        return (x * n).relu() + torch.full((4,), n), x.pow(n)
+
+    bench.gate.set()
+    fast, x = bench.compile(fn), torch.rand(4)
+    for n in (2, 3):  # Dynamo's second graph is for any number
+        fast(x, n)
+    assert ts.wait(timeout=60)
+    assert [(r.target, r.kind) for r in bench.report.rejections] == [("aten.pow.Tensor_Scalar", "limit")]
+    (engine,) = bench.runners[1:]
+    engine.calls = 0  # whether the call found it built already
+    for count, n in enumerate((5, 7, 0), start=1):
+        close(fast(x, n), fn(x, n))
+        assert engine.calls == count
+    for n in (-3, -1):
+        close(fast(x, n), fn(x, n))
+    close(fast(x, 5), fn(x, 5))
+    assert engine.calls == 4
+    assert bench.runners[1:] == [engine], "no other was built"
+
+
+@torch.no_grad()
+def test_a_negative_number_may_come_first(bench: Bench) -> None:
+    bench.gate.set()
+    fast, x = bench.compile(torch.mul), torch.rand(4)
+    for n in (2, -3, 5):
+        close(fast(x, n), x * n)
+        assert ts.wait(timeout=60)
+    assert bench.runners[-1].entry.header["ranges"] == [[0, 1, 4096]]
+    assert bench.runners[-1].calls == 1
 
 
 @pytest.mark.parametrize("mode", ["identical", "immutable"])

@@ -48,21 +48,21 @@ def arange(net: Net, start: Any, end: Any, step: Any = 1, dtype: Any = None) -> 
 
 
 @op(aten.full.default)
-def full(net: Net, size: Sequence[int], fill_value: Scalar, dtype: Any = None) -> ITensor:
+def full(net: Net, size: Sequence[int], fill_value: Scalar | Dim, dtype: Any = None) -> ITensor:
     """full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None,
     bool? pin_memory=None) -> Tensor"""
     return net.full(size, fill_value, net.out.dtype)
 
 
 @op(aten.full_like.default)
-def full_like(net: Net, self: ITensor, fill_value: Scalar, dtype: Any = None) -> ITensor:
+def full_like(net: Net, self: ITensor, fill_value: Scalar | Dim, dtype: Any = None) -> ITensor:
     """full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None,
     bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor"""
     return net.full(net.out.shape, fill_value, net.out.dtype)
 
 
 @op(aten.scalar_tensor.default)
-def scalar_tensor(net: Net, s: Scalar, dtype: Any = None) -> ITensor:
+def scalar_tensor(net: Net, s: Scalar | Dim, dtype: Any = None) -> ITensor:
     """scalar_tensor(Scalar s, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None,
     bool? pin_memory=None) -> Tensor"""
     return net.cast(s, net.out.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..flavour import trt
+from ..sizes import dynamic
 from .net import BOOL, FLOAT, INT, ITensor, Net, Scalar, Value
 from .registry import op
 from .unary import is_negative, truncated
@@ -160,7 +161,9 @@ def pow_(net: Net, self: Value, exponent: Value) -> ITensor:
 
 @pow_.unless
 def _(self: Any, exponent: Any) -> Iterator[str]:
-    if torch.result_type(self, exponent) not in FLOAT and not (isinstance(exponent, int) and 0 <= exponent <= 64):
+    if dynamic(exponent):
+        yield "a power that only a call tells"
+    elif torch.result_type(self, exponent) not in FLOAT and not (isinstance(exponent, int) and 0 <= exponent <= 64):
         yield "an integer power other than to a constant between 0 and 64"
 
 

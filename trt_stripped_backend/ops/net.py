@@ -337,9 +337,9 @@ class Net(Shapes):
             return self.unary(trt.UnaryOperation.ISNAN, x)
         return self.logical_not(self.equal(x, x))
 
-    def full(self, shape: Sequence[AnySize], value: Scalar, dtype: torch.dtype) -> ITensor:
+    def full(self, shape: Sequence[AnySize], value: Scalar | Dim, dtype: torch.dtype) -> ITensor:
         """A tensor of one value: a literal of one element, broadcast by a layer, so that the plan stays small."""
-        return self.expand(self.constant(value, dtype), shape)
+        return self.expand(self.cast(value, dtype), shape)
 
     def opmath(self, dtype: torch.dtype, *values: Value) -> torch.dtype:
         """The type to compute one operation in whose result is ``dtype``: float32 where a Python scalar is not exact
