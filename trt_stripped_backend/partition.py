@@ -65,13 +65,17 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
     sizes = _sizes(gm.graph)
     told = _told(gm.graph, sizes)
     rejected: dict[fx.Node, Rejection] = {}
+    literals = set(constant)
     for node in gm.graph.nodes:
         if node in sizes:
             continue
         if node.op == "call_function" and not is_getitem(node):
-            found = next(reasons(node, options, lookup, refit, constant, sizes, told, device), None)
+            found = next(reasons(node, options, lookup, refit, literals, sizes, told, device), None)
             if found is not None:
                 rejected[node] = _rejection(node, *found)
+                literals.discard(node)
+        elif is_getitem(node) and node.args[0] in rejected:
+            literals.discard(node)
         elif node.op == "call_module":
             rejected[node] = _rejection(node, "op", "a submodule is not converted")
     groups = []
@@ -85,7 +89,8 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
     if options.dedupe_layers:
         literal = functools.partial(_attribute, gm)
         groups = [b for g in groups for b in blocks(g, options.min_block_size, split.weights, literal)]
-    module, partitions = _Cut(gm, *_share_memory(groups), split.weights, sizes, told).run()
+    elsewhere = {node for node in literals if _is_elsewhere(node, device)}
+    module, partitions = _Cut(gm, groups, elsewhere, split.weights, sizes, told).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
     return Partitioned(module, partitions, rejections, device)
@@ -106,8 +111,10 @@ def recut(split: Split, groups: Sequence[Sequence[str]]) -> Partitioned:
     told = _told(gm.graph, sizes)
     named = {node.name: node for node in gm.graph.nodes}
     chosen = [[named[name] for name in group] for group in groups]
-    module, partitions = _Cut(gm, *_share_memory(chosen), split.weights, sizes, told).run()
-    return Partitioned(module, partitions, (), _device(gm.graph))
+    device, constant = _device(gm.graph), constant_nodes(gm.graph)
+    elsewhere = {node for group in chosen for node in group if node in constant and _is_elsewhere(node, device)}
+    module, partitions = _Cut(gm, chosen, elsewhere, split.weights, sizes, told).run()
+    return Partitioned(module, partitions, (), device)
 
 
 def _sizes(graph: fx.Graph) -> dict[fx.Node, None]:
@@ -140,6 +147,14 @@ def _device(graph: fx.Graph) -> torch.device | None:
     values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
     devices = [value.device for value in values if isinstance(value, torch.Tensor)]
     return next((d for d in devices if d.type == "cuda"), devices[0] if devices else None)
+
+
+def _is_elsewhere(node: fx.Node, device: torch.device | None) -> bool:
+    """Whether an operator's results are on another device than the engines' tensors."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    found = any(isinstance(one, torch.Tensor) and one.device != device for one in values)
+    return device is not None and node.op == "call_function" and found
 
 
 def _rejection(node: fx.Node, kind: str, reason: str) -> Rejection:
@@ -202,6 +217,17 @@ def _share_memory(groups: list[list[fx.Node]]) -> tuple[list[list[fx.Node]], set
     return [group for group in result if group], outside
 
 
+def _with_literals(group: list[fx.Node], elsewhere: set[fx.Node], order: dict[fx.Node, int]) -> list[fx.Node]:
+    """A group after the literals among ``elsewhere`` that it needs."""
+    needed: set[fx.Node] = set()
+    stack = list(group)
+    while stack:
+        found = [i for i in stack.pop().all_input_nodes if i in elsewhere and i not in needed]
+        needed.update(found)
+        stack.extend(found)
+    return [*sorted(needed, key=order.__getitem__), *group]
+
+
 def _base(node: fx.Node, members: set[fx.Node]) -> fx.Node:
     while node in members and (base := viewed(node)) is not None:
         node = base
@@ -219,16 +245,23 @@ def _views(node: fx.Node, base: fx.Node) -> Iterator[fx.Node]:
 
 
 class _Cut:
-    """The graph under construction: nodes are copied, each group becomes one call of an engine."""
+    """The graph under construction: nodes are copied, each group becomes one call of an engine.
+
+    A literal ``elsewhere`` than the engines' tensors can neither enter nor leave an engine: each has its own, and
+    PyTorch makes what it uses itself.
+    """
 
     def __init__(
-        self, gm: fx.GraphModule, groups: list[list[fx.Node]], outside: set[fx.Node], weights: frozenset[str],
+        self, gm: fx.GraphModule, groups: list[list[fx.Node]], elsewhere: set[fx.Node], weights: frozenset[str],
         sizes: dict[fx.Node, None], told: dict[sympy.Symbol, fx.Node],
     ) -> None:  # fmt: skip
-        self.sizes = sizes
-        self.gm, self.groups, self.outside, self.weights = gm, groups, outside, weights
-        self.inputs = [_inputs(group, told) for group in groups]
+        groups, self.outside = _share_memory([[n for n in group if n not in elsewhere] for group in groups])
+        order = {node: index for index, node in enumerate(gm.graph.nodes)}
         self.group_of = {node: index for index, group in enumerate(groups) for node in group}
+        self.groups = [_with_literals(group, elsewhere, order) for group in groups]
+        self.inputs = [_inputs(group, told) for group in self.groups]
+        self.apart = self.outside | elsewhere
+        self.gm, self.elsewhere, self.weights, self.sizes = gm, elsewhere, weights, sizes
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.attributes: dict[str, Any] = {}
@@ -239,7 +272,8 @@ class _Cut:
         self.bundle = self.graph.placeholder(WEIGHTS)
         # Depth first over units (an engine or a node), in the graph's own order: what writes to arguments stays last.
         for root in self.gm.graph.nodes:
-            stack = [(root, False)] if root not in self.sizes or root.op == "placeholder" else []
+            later = root in self.elsewhere or (root in self.sizes and root.op != "placeholder")
+            stack = [] if later else [(root, False)]
             while stack:
                 node, ready = stack.pop()
                 if self._emitted(node):
@@ -271,7 +305,7 @@ class _Cut:
     def _emit_engine(self, index: int) -> None:
         name, group = f"engine_{len(self.partitions)}", self.groups[index]
         inputs = [n for n in self.inputs[index] if n.op != "get_attr"]
-        piece, outputs = _extract(self.gm, group, self.inputs[index], self.outside)
+        piece, outputs = _extract(self.gm, group, self.inputs[index], self.apart)
         used = frozenset(n.name for n in inputs if n.op == "placeholder" and n.name in self.weights)
         nodes = sum(not is_getitem(n) for n in group)
         self.partitions.append(Partition(name, piece, used, nodes))

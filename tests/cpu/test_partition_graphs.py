@@ -11,11 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from tests.graphs import Staged, engines, leaving, placeholders, stage, targets, trace, without
+from tests.graphs import Staged, as_lowered, cut_up, engines, leaving, placeholders, stage, targets, trace, without
+from trt_stripped_backend.decompositions import decompositions
 from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.options import Options
-from trt_stripped_backend.partition import partition
+from trt_stripped_backend.partition import partition, recut
+from trt_stripped_backend.programs.program import nodes
 from trt_stripped_backend.weights import Split, constant_nodes
 
 aten = torch.ops.aten
@@ -85,6 +89,60 @@ def test_writes_stay_last() -> None:
         for _ in range(2):
             torch.testing.assert_close(list(staged.compiled(x)), list(twin(x)))
     torch.testing.assert_close(dict(model.named_buffers()), dict(twin.named_buffers()))
+
+
+# ------------------------------------------------------------------------------------------------ literals elsewhere
+
+
+def rotary(x: torch.Tensor, _: torch.Tensor) -> Any:
+    angles = (1.0 / 10000.0 ** (torch.arange(0, 6, dtype=torch.float64) / 6)).float()
+    return x * aten._to_copy.default(angles, device=x.device)
+
+
+def picked(x: torch.Tensor, other: torch.Tensor) -> Any:
+    """One literal for two engines, an engine that is too small, PyTorch and the caller, with views of it."""
+    rows = torch.arange(3) * 2 - 2
+    y = aten.index.Tensor(x, [rows]).cumsum(0)
+    y = aten.index.Tensor(y, [rows]).relu().exp().cumsum(0)
+    y = aten.index.Tensor(y, [rows]).sin().cos()
+    return y, other + rows, rows.view(1, 3), rows.chunk(3)[1]
+
+
+ELSEWHERE: list[tuple[str, Callable[..., Any]]] = [
+    ("rotary", rotary),
+    ("picked", picked),
+    ("returned", lambda x, _: (x * 2, torch.arange(3), torch.zeros(()))),
+    ("in_pytorch", lambda x, _: x * aten._to_copy.default(torch.ones(6).cumsum(0), device=x.device)),
+    ("index_in_pytorch", lambda x, _: aten.index.Tensor(x, [torch.arange(4).cumsum(0) % 4]) * 2),
+]
+
+
+@pytest.mark.parametrize("fn", [pytest.param(fn, id=name) for name, fn in ELSEWHERE])
+@pytest.mark.parametrize("least", [1, 3])
+def test_engines_touch_no_memory_of_the_host(fn: Callable[..., Any], least: int) -> None:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.no_grad():
+        args = torch.empty(4, 6, device="cuda"), torch.empty(3)
+        traced = make_fx(fn, decomposition_table=decompositions())(*args)
+    cut = cut_up(as_lowered(traced, 0), min_block_size=least).cut
+    for piece in cut.partitions:
+        nodes = [*piece.module.graph.find_nodes(op="placeholder"), *leaving(piece)]
+        assert {node.meta["val"].device.type for node in nodes} == {"cuda"}
+
+
+def test_each_engine_has_its_own_literals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_stripped_backend.partition._is_elsewhere", lambda n, _: n.op == "call_function")
+    args = torch.randn(4, 6), torch.randn(3)
+    for least in (1, 3):
+        traced = make_fx(picked, tracing_mode="fake", decomposition_table=decompositions())(*args)
+        staged = cut_up(as_lowered(traced, 0), min_block_size=least)
+        have, want = list(staged.in_torch(list(args))), list(picked(*args))
+        torch.testing.assert_close(have, want)
+        assert _sharing(have) == _sharing(want)
+        again = recut(staged.split, [nodes(piece) for piece in staged.cut.partitions])
+        assert [str(p.module.graph) for p in again.partitions] == [str(p.module.graph) for p in staged.cut.partitions]
+        assert str(again.module.graph) == str(staged.cut.module.graph)
+        assert [names.count("arange") for names in engines(staged)] == [1] * (3 if least == 1 else 2)
 
 
 # ------------------------------------------------------------------------------------------------ random graphs

@@ -235,11 +235,11 @@ class StrippedProgram:
             cut = recut(split, [one["nodes"] for one in engines])
         except KeyError as error:
             raise BadEntry(again) from error
-        by_node = {one["nodes"][0]: one for one in engines}
+        by_node = {one["nodes"][-1]: one for one in engines}  # the first may be a literal of several
         pieces = []
         for part in cut.partitions:
             graph, signature = canonical(part)
-            one = by_node.get(nodes(part)[0])
+            one = by_node.get(nodes(part)[-1])
             if one is None or digest(graph) != one["header"]["digests"]["graph"]:
                 raise BadEntry(again)
             entry = Entry(one["key"], one["header"], self._blobs[f"plan/{one['key']}"])
