@@ -25,7 +25,7 @@ from .origin import origin
 from .reasons import Lookup, reasons
 from .repeats import blocks
 from .sizes import expression, is_symbol, symbols
-from .types import Partition, Rejection
+from .types import Partition, Rejection, layout
 from .weights import Split, constant_nodes
 
 #: The argument that the split graph passes first to every engine: the weights to run with.
@@ -194,12 +194,15 @@ def _share_memory(groups: list[list[fx.Node]]) -> tuple[list[list[fx.Node]], set
     """Takes out of its engine each view that leaves it beside its own base, or beside another view of that base.
 
     An engine writes each output to memory of its own, while in PyTorch ``y`` and ``y.view(-1)`` share theirs, which a
-    write of the user's would show.
+    write of the user's would show. And it writes without gaps, from the start of that memory: a view that differs in
+    what PyTorch's operators and the user may see of it is made in PyTorch too.
 
     Returns:
         The groups, and the views to make in PyTorch. Some of those are members still: other members need them too.
     """
-    result, outside = [], set()
+    result: list[list[fx.Node]] = []
+    outside: set[fx.Node] = set()
+    inside = {node for group in groups for node in group}
     for group in groups:
         members = set(group)
         bases: dict[fx.Node, list[fx.Node]] = {}
@@ -207,14 +210,24 @@ def _share_memory(groups: list[list[fx.Node]]) -> tuple[list[list[fx.Node]], set
             if any(user not in members for user in node.users):
                 bases.setdefault(_base(node, members), []).append(node)
         for base, nodes in bases.items():
-            # AOTAutograd itself makes the views that the graph returns of its arguments.
-            if base.op != "placeholder" and (len(nodes) > 1 or base not in members):
-                outside |= {view for node in nodes for view in _views(node, base)}
+            together = base.op != "placeholder" and (len(nodes) > 1 or base not in members)
+            for node in nodes:
+                if together or (node is not base and _shows_layout(node, base, inside)):
+                    outside.update(_views(node, base))
         for node in reversed(group):
             if node in outside and not any(user in members for user in node.users):
                 members.discard(node)
         result.append([n for n in group if n in members])
     return [group for group in result if group], outside
+
+
+def _shows_layout(view: fx.Node, base: fx.Node, inside: set[fx.Node]) -> bool:
+    """Whether somebody but engines sees more of a view than its values."""
+    users = [user for user in view.users if user not in inside]
+    # AOTAutograd makes the views that the graph returns of its arguments anew, with the strides and the offset of ours.
+    returned = base.op == "placeholder" and any(user.op == "output" for user in users)
+    offset = any(user.target is torch.ops.aten.as_strided.default for user in users)
+    return returned or offset or (bool(users) and layout(view.meta["val"]) is None)
 
 
 def _with_literals(group: list[fx.Node], elsewhere: set[fx.Node], order: dict[fx.Node, int]) -> list[fx.Node]:

@@ -51,6 +51,13 @@ def dense_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, .
     return tuple(order)
 
 
+def layout(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The :func:`dense_order` of a (fake) tensor, whose sizes may be symbolic."""
+    rank = tensor.ndim
+    orders = {dense_order(n[:rank], n[rank:]) for n in sampled([*tensor.shape, *tensor.stride()])}
+    return orders.pop() if len(orders) == 1 else None
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """What an engine knows of one of its tensors.
@@ -78,11 +85,9 @@ class TensorSpec:
         Raises:
             Unsupported: a size has no canonical form.
         """
-        rank = tensor.ndim
-        orders = {dense_order(n[:rank], n[rank:]) for n in sampled([*tensor.shape, *tensor.stride()])}
-        order = orders.pop() if len(orders) == 1 else None
+        order = layout(tensor)
         shape = tuple(s if isinstance(s, int) else size(s, names or {}) for s in tensor.shape)
-        return cls(shape, tensor.dtype, tuple(range(rank)) if order is None else order)
+        return cls(shape, tensor.dtype, tuple(range(tensor.ndim)) if order is None else order)
 
     def at(self, known: Mapping[str, int]) -> TensorSpec:
         """The spec with numbers for its symbols."""

@@ -112,6 +112,17 @@ def test_what_the_range_option_says() -> None:
     assert record.header["ranges"] == [[4, 8, 100]]
 
 
+def test_a_view_of_an_argument_is_pytorchs() -> None:
+    """AOTAutograd makes it anew, with the strides and the offset of ours: those of the size in the call."""
+
+    class Half(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x.relu(), x[:, x.shape[1] // 2 :]
+
+    (one,) = planned(Half(), (2, 6, 16), (2, 9, 16))
+    assert [p.nodes for p in one.report.partitions] == [1]
+
+
 def test_sizes_that_depend_on_data_stay_in_pytorch() -> None:
     class Chosen(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

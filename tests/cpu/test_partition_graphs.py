@@ -41,6 +41,11 @@ SHARED: list[tuple[str, Callable[..., Any]]] = [
     ("view_in_pytorch", lambda x: ((y := x.relu()), y.t().cumsum(0), y.t())),
     ("apart", lambda x: ((y := x.relu()), y.t().clone(), y + 1)),
     ("alone", lambda x: (x.relu().view(-1), x.exp())),
+    ("gaps", lambda x: (x.relu()[:, ::2], x.exp()[:, -1], x.sin()[:, :4].diagonal())),
+    ("expanded", lambda x: (x.relu().sum(1, keepdim=True).expand(-1, 3), x.exp())),
+    ("gaps_read", lambda x: (torch.as_strided(x.relu()[:, ::2], (2, 2), (6, 2)) + 0, x.exp())),
+    ("gaps_of_an_argument_read", lambda x: (torch.as_strided(x[:, ::2], (2, 2), (6, 2)) + 0, x.exp())),
+    ("offset_read", lambda x: (torch.as_strided(x.relu()[1], (2, 2), (6, 1), 1) + 0, x.exp())),
 ]
 
 
