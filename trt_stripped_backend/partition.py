@@ -2,7 +2,8 @@
 
 Grouping is linear in nodes and edges. The level of a node is the number of changes between "engine" and "PyTorch" on
 the longest path to it; two engine nodes of one level cannot be joined by a path through PyTorch, because that path
-would raise the level by two. So everything of one level is one partition, without a cycle.
+would raise the level by two. So everything of one level is one partition, without a cycle. Random operators follow each
+other on a path of their own: each takes the numbers of the generator that it takes in PyTorch.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def _levels(
 ) -> list[list[fx.Node]]:
     level: dict[fx.Node, int] = {}
     inside: dict[fx.Node, bool] = {}
+    chance: list[fx.Node] = []
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr", "output") or node in sizes:
             continue
@@ -176,11 +178,18 @@ def _levels(
         if is_getitem(node) and node.args[0] not in inside:
             inside[node] = False
         before = [level[i] + (inside[i] != inside[node]) for i in node.all_input_nodes if i in level]
+        if node in rejected and _is_random(node):
+            before += [level[one] for one in chance[-1:]]
+            chance.append(node)
         level[node] = max(before, default=0 if inside[node] else 1)
+    latest = None
     for node in reversed(list(level)):
         # Literals, weight.t() and early side branches join the partition that uses them.
         if node.users and all(user in level for user in node.users):
             level[node] = min(level[user] - (inside[user] != inside[node]) for user in node.users)
+        if chance and node is chance[-1]:
+            level[node] = level[node] if latest is None else min(level[node], latest)
+            latest = level[chance.pop()]
         # The parts of an output stay with it: an engine has no output that is a tuple.
         level.update({user: level[node] for user in node.users if is_getitem(user)})
     groups: dict[int, list[fx.Node]] = {}
@@ -188,6 +197,11 @@ def _levels(
         if inside[node]:
             groups.setdefault(level[node], []).append(node)
     return [groups[index] for index in sorted(groups)]
+
+
+def _is_random(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
 
 
 def _share_memory(groups: list[list[fx.Node]]) -> tuple[list[list[fx.Node]], set[fx.Node]]:
@@ -284,7 +298,9 @@ class _Cut:
     def run(self) -> tuple[fx.GraphModule, tuple[Partition, ...]]:
         self.bundle = self.graph.placeholder(WEIGHTS)
         # Depth first over units (an engine or a node), in the graph's own order: what writes to arguments stays last.
-        for root in self.gm.graph.nodes:
+        # But an engine may need a random operator after another that it does not need, so those come first.
+        random = [node for node in self.gm.graph.nodes if _is_random(node)]
+        for root in (*self.gm.graph.find_nodes(op="placeholder"), *random, *self.gm.graph.nodes):
             later = root in self.elsewhere or (root in self.sizes and root.op != "placeholder")
             stack = [] if later else [(root, False)]
             while stack:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
@@ -66,6 +67,31 @@ def test_a_lone_view_leaves_as_the_engine_writes_it() -> None:
 def test_views_alone_make_no_engine() -> None:
     staged = trace(lambda x: x.cumsum(0).t().unsqueeze(0).cumsum(1), 0, x)
     assert engines(staged) == []
+
+
+def noise(x: torch.Tensor) -> Any:
+    """The second is needed first."""
+    a = x * 2
+    first, second = torch.rand_like(x), torch.rand_like(x)
+    return a * second, first
+
+
+def dropped(x: torch.Tensor) -> Any:
+    """What the first is made of would share an engine with what is made of the second."""
+    first = F.dropout(x.cumsum(0).sin(), 0.5, True)
+    second = F.dropout(x + 1, 0.5, True)
+    return first * 2, (x.exp() * second).cumsum(0).sin()
+
+
+@pytest.mark.parametrize("fn", [noise, dropped])
+def test_random_numbers_come_in_order(fn: Callable[..., Any]) -> None:
+    staged = stage(fn, x)
+    results = []
+    for one in (staged.compiled, fn):
+        torch.manual_seed(0)
+        results.append(list(one(x)))
+    torch.testing.assert_close(*results)
+    assert len(staged.cut.partitions) >= 1
 
 
 def test_writes_stay_last() -> None:
