@@ -7,14 +7,17 @@ second token on.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
+from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
 
-from .sizes import Size, expression, interval, size
+from .sizes import Size, evaluate, expression, size
 from .types import Partition, Ranges, Signature
 
 #: Largest size where nobody sets a limit, unless four times the example is larger.
@@ -23,6 +26,8 @@ REACH = 4096
 GRID = 65535
 #: TensorRT's limit on the elements of one tensor.
 MAX_ELEMENTS = 2**31 - 1
+#: How far a size that PyTorch allows is looked for.
+_STEPS = 256
 
 
 def ranges(
@@ -40,21 +45,35 @@ def ranges(
         values: sizes that must fit, if not those that were traced. A negative number is none: it fits no engine.
     """
     chosen: dict[str, tuple[int, int, int]] = {}
-    for symbol, value in zip(signature.symbols, values or [s.example for s in signature.symbols], strict=True):
-        low, high, value = symbol.low, symbol.high, max(value, 0)
+    examples = values or [s.example for s in signature.symbols]
+    given = {s.name: max(value, 0) for s, value in zip(signature.symbols, examples, strict=True)}
+    for symbol in signature.symbols:
+        low, high, value = symbol.low, symbol.high, given[symbol.name]
         if high is None or high >= GRID:
             within = limits is not None and limits[0] <= value <= limits[1]
             low, high = (max(low, limits[0]), limits[1]) if within and limits else (low, max(_power(4 * value), REACH))
         low, high = min(low, value), max(high, value)
         # A power of two, so that processes that start with other sizes share the engine.
         chosen[symbol.name] = low, min(_power(value), high), high
+    allowed = _allowed(partition, signature)
+
+    def nearest(name: str, first: int, last: int) -> int:
+        """The first size that PyTorch allows on the way to ``last``, beside the others' given ones."""
+        way = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        return next((size for size in way[:_STEPS] if allowed({**given, name: size})), given[name])
+
+    for name, (low, best, high) in chosen.items():
+        value = given[name]
+        chosen[name] = nearest(name, low, value), nearest(name, best, high), nearest(name, high, value)
+    if not allowed({name: best for name, (_, best, _) in chosen.items()}):
+        chosen = {name: (low, given[name], high) for name, (low, _, high) in chosen.items()}
     shapes = _shapes(partition, signature)
     while not _fit(shapes, chosen):
-        widest = max(chosen, key=lambda name: chosen[name][2] / chosen[name][1])
+        widest = max(chosen, key=lambda name: chosen[name][2] / max(chosen[name][1], 1))
         low, best, high = chosen[widest]
         if high <= best:
             break
-        chosen[widest] = low, best, max(high // 2, best)
+        chosen[widest] = low, best, nearest(widest, max(high // 2, best), best)
     return tuple(chosen[symbol.name] for symbol in signature.symbols)
 
 
@@ -62,7 +81,7 @@ def neighbours(ranges: Ranges) -> list[Ranges]:
     """The same ranges with other sizes to optimize for, the nearest first: the most likely ones, where many vary."""
     choices = []
     for low, best, high in ranges:
-        sizes = [*(1 << k for k in range(41) if low <= 1 << k < high), high]
+        sizes = sorted({*(1 << k for k in range(41) if low <= 1 << k < high), best, high})
         near = sizes.index(best)
         far = _FAR.get(len(ranges), 1)
         choices.append([(abs(k - near), (low, s, high)) for k, s in enumerate(sizes) if abs(k - near) <= far])
@@ -101,21 +120,58 @@ def _power(value: int) -> int:
     return 1 << max(value - 1, 0).bit_length()
 
 
-def _fit(shapes: Sequence[Sequence[Size]], chosen: Mapping[str, tuple[int, int, int]]) -> bool:
-    bounds = {name: (low, high) for name, (low, _, high) in chosen.items()}
-    return all(math.prod(max(interval(s, bounds)[1], 1) for s in shape) <= MAX_ELEMENTS for shape in shapes)
-
-
-def _shapes(partition: Partition, signature: Signature) -> list[list[Size]]:
-    """The dynamic shapes inside a partition."""
+def _allowed(partition: Partition, signature: Signature) -> Callable[[Mapping[str, int]], bool]:
+    """Whether sizes are multiples where PyTorch's guards ask for it: TensorRT tries those that a range names."""
     names = symbol_names(partition, signature)
-    found = []
+    environments = (s.node.shape_env for shape in _dynamic(partition) for s in shape if isinstance(s, torch.SymInt))
+    environment = next(environments, None)
+    guards = [] if environment is None else [
+        guard.expr for guard in environment.guards
+        if guard.expr.has(FloorDiv, Mod, PythonMod) and guard.expr.free_symbols <= names.keys()
+    ]  # fmt: skip
+
+    def allowed(sizes: Mapping[str, int]) -> bool:
+        numbers = {symbol: sympy.Integer(sizes[name]) for symbol, name in names.items()}
+        try:
+            return all(guard.xreplace(numbers) != sympy.false for guard in guards)
+        except ZeroDivisionError:  # a guard asks for n // (n // 7)
+            return False
+
+    return allowed
+
+
+def _fit(shapes: Iterable[Sequence[Size]], chosen: Mapping[str, tuple[int, int, int]]) -> bool:
+    return all(_most(shape, chosen) <= MAX_ELEMENTS for shape in shapes)
+
+
+def _most(shape: Sequence[Size], chosen: Mapping[str, tuple[int, int, int]]) -> int:
+    """The elements of a shape at the ends of the ranges: its bounds know n // (n // 7) too badly."""
+    most = 0
+    names = [name for name in chosen if any(_holds(size, name) for size in shape)]
+    for ends in itertools.product(*((chosen[name][0], chosen[name][2]) for name in names)):
+        known = dict(zip(names, ends, strict=True))
+        with contextlib.suppress(ZeroDivisionError):
+            most = max(most, math.prod(max(evaluate(size, known), 1) for size in shape))
+    return most
+
+
+def _holds(size: Size, name: str) -> bool:
+    return size == name or (isinstance(size, tuple) and any(_holds(one, name) for one in size[1:]))
+
+
+def _dynamic(partition: Partition) -> Iterator[Sequence[Any]]:
+    """The shapes of a partition that hold a dynamic size."""
     for node in partition.module.graph.nodes:
         value: Any = node.meta.get("val")
         for one in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(one, torch.Tensor) and any(isinstance(s, torch.SymInt) for s in one.shape):
-                found.append([size(s, names) for s in one.shape])
-    return found
+                yield one.shape
+
+
+def _shapes(partition: Partition, signature: Signature) -> dict[tuple[Size, ...], None]:
+    """The dynamic shapes inside a partition, each once."""
+    names = symbol_names(partition, signature)
+    return {tuple(size(s, names) for s in shape): None for shape in _dynamic(partition)}
 
 
 def symbol_names(partition: Partition, signature: Signature) -> dict[Any, str]:

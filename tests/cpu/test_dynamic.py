@@ -112,6 +112,20 @@ def test_what_the_range_option_says() -> None:
     assert record.header["ranges"] == [[4, 8, 100]]
 
 
+def test_sizes_that_must_be_multiples() -> None:
+    """TensorRT tries the smallest, the largest and the best size of a range."""
+
+    class Windows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.view(x.shape[0] // 7, 7, 16).relu()
+            return (y @ y.transpose(1, 2)).softmax(-1).view(-1, 7) * 2
+
+    (one,) = planned(Windows(), (14, 16), (77, 16))
+    assert [p.status for p in one.report.partitions] == ["built"]
+    (record,) = ts.open_cache().entries()
+    assert record.header["ranges"] == [[14, 21, 4095]]
+
+
 def test_a_view_of_an_argument_is_pytorchs() -> None:
     """AOTAutograd makes it anew, with the strides and the offset of ours: those of the size in the call."""
 

@@ -56,6 +56,10 @@ def test_sizes_that_must_fit() -> None:
     assert profile.as_intervals(signature, found) == {"d0": (2, 32768), "d1": (2, 16)}
 
 
+def test_neighbours_of_a_size_that_is_no_power() -> None:
+    assert profile.neighbours(((7, 21, 70),))[:2] == [((7, 16, 70),), ((7, 32, 70),)]
+
+
 def test_no_tensor_is_larger_than_tensorrt_holds() -> None:
     (found,) = profile.ranges(*made((2, None, 8), square=True), None)
     low, best, high = found
