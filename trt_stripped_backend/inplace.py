@@ -51,9 +51,14 @@ def writes(node: fx.Node) -> bool:
 
 def is_written(node: fx.Node) -> bool:
     """Whether some node writes to this one's memory, through views too."""
-    return any(
-        (writes(user) and user.args[0] is node) or (viewed(user) is node and is_written(user)) for user in node.users
-    )
+    memory = [node]  # grows while it is read: a chain of views may be longer than the stack is deep
+    for one in memory:
+        for user in one.users:
+            if writes(user) and user.args[0] is one:
+                return True
+            if viewed(user) is one:
+                memory.append(user)
+    return False
 
 
 def update_in_place(gm: fx.GraphModule, sources: set[fx.Node]) -> None:

@@ -8,7 +8,6 @@ engine.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,7 +107,9 @@ def split(lowered: Lowered) -> Split:
                 if root.op != "placeholder":
                     cuts[root] = None
     main = _LazyGraphModule(gm, _main_graph(gm, cuts))  # it is cut up and never runs itself
-    derived = tuple(_derive(gm, group, placeholders) for group in _components(cuts, constant))
+    order = {node: index for index, node in enumerate(gm.graph.nodes)}
+    positions = {node: index for index, node in enumerate(placeholders)}
+    derived = tuple(_derive(gm, group, order, positions) for group in _components(cuts, constant))
     weights = {p.name for p in sources} | {name for piece in derived for name in piece.names}
     # Without elements there is nothing to set, and TensorRT knows no such weight: an input like others.
     names = {
@@ -132,55 +133,56 @@ def _bases(node: fx.Node) -> list[fx.Node]:
     return chain
 
 
-def _closure(node: fx.Node) -> dict[fx.Node, None]:
-    """The node and all that it needs."""
-    seen: dict[fx.Node, None] = {}
-    stack = [node]
-    while stack:
-        one = stack.pop()
-        if one not in seen:
-            seen[one] = None
-            stack.extend(one.all_input_nodes)
-    return seen
-
-
 def _components(cuts: dict[fx.Node, None], constant: set[fx.Node]) -> list[list[fx.Node]]:
     """Cuts that share arithmetic, together: so nothing is computed twice, and no more than a change needs."""
-    group_of: dict[fx.Node, list[fx.Node]] = {}
-    groups: list[list[fx.Node]] = []
+    leader: dict[fx.Node, fx.Node] = {}  # a node that it shares arithmetic with; itself, if it leads
+
+    def led(node: fx.Node) -> fx.Node:
+        while leader[node] is not node:
+            leader[node] = node = leader[leader[node]]
+        return node
+
     for cut in cuts:
-        closure = [n for n in _closure(cut) if n.op == "call_function" and n not in constant]
-        group = next((group_of[n] for n in closure if n in group_of), None)
-        if group is None:
-            group = []
-            groups.append(group)
-        group.append(cut)
-        for node in closure:
-            other = group_of.setdefault(node, group)
-            if other is not group:
-                group.extend(other)
-                groups.remove(other)
-                group_of.update(dict.fromkeys((n for c in other for n in _closure(c) if n in group_of), group))
-    return groups
+        stack = [] if cut in leader else [cut]
+        leader.setdefault(cut, cut)
+        while stack:
+            for node in stack.pop().all_input_nodes:
+                if node.op != "call_function" or node in constant:
+                    continue
+                if node not in leader:
+                    stack.append(node)
+                    leader[node] = cut
+                leader[led(node)] = led(cut)
+    groups: dict[fx.Node, list[fx.Node]] = {}
+    for cut in cuts:
+        groups.setdefault(led(cut), []).append(cut)
+    return list(groups.values())
 
 
 def _derived_name(cut: fx.Node) -> str:
     return f"derived_{cut.name}"
 
 
-def _derive(gm: fx.GraphModule, cuts: list[fx.Node], placeholders: Sequence[fx.Node]) -> Derived:
-    need = set().union(*(_closure(cut) for cut in cuts))
+def _derive(
+    gm: fx.GraphModule, cuts: list[fx.Node], order: dict[fx.Node, int], positions: dict[fx.Node, int]
+) -> Derived:
+    need: set[fx.Node] = set()
+    stack = list(cuts)
+    while stack:
+        node = stack.pop()
+        if node not in need:
+            need.add(node)
+            stack.extend(node.all_input_nodes)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in gm.graph.nodes:
-        if node in need:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+    for node in sorted(need, key=order.__getitem__):
+        copies[node] = graph.node_copy(node, copies.__getitem__)
     for cut in cuts:
         if _bases(cut)[-1].op == "placeholder":
             # What is kept must not hold the model's own memory, or a dead model would seem alive.
             copies[cut] = graph.call_function(aten.clone.default, (copies[cut],))
     graph.output(tuple(copies[cut] for cut in cuts))
-    used = tuple(i for i, p in enumerate(placeholders) if p in need)
+    used = tuple(positions[node] for node in copies if node in positions)
     return Derived(fx.GraphModule(gm, graph), used, tuple(_derived_name(cut) for cut in cuts))
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from tests.graphs import Staged, lower, perturb, stage, targets
 from tests.harness import Given
+from trt_stripped_backend.inplace import is_written
 from trt_stripped_backend.key import canonical
 
 LENGTH = 8
@@ -166,3 +167,13 @@ def test_a_part_is_written_where_it_lies() -> None:
     assert view.args[0].op == "placeholder"
     assert copy_.args[0] is view
     assert str(copy_.args[1].target) == "aten.relu.default"
+
+
+def test_a_long_chain_of_views() -> None:
+    graph = fx.Graph()
+    first = node = graph.placeholder("x")
+    for _ in range(2000):
+        node = graph.call_function(torch.ops.aten.t.default, (node,))
+    assert not is_written(first)
+    graph.call_function(torch.ops.aten.add_.Tensor, (node, 1))
+    assert is_written(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from tests.graphs import Staged, perturb, placeholders, stage, targets, trace
+from trt_stripped_backend.weights import split
 
 
 def eager(model: Callable[..., Any], *args: torch.Tensor) -> Any:
@@ -194,6 +196,40 @@ def test_several_outputs_of_one_operator() -> None:
     staged = trace(fn, 1, w, x)
     assert len(staged.split.derived) == 1
     torch.testing.assert_close(staged.in_torch([w, x]), fn(w, x))
+
+
+def _steps(count: int) -> int:
+    """Functions entered while so many weights are split off, whose arithmetic meets at the end."""
+
+    def fn(*args: torch.Tensor) -> torch.Tensor:
+        *weights, y = args
+        weights = [w.sigmoid() for w in weights]
+        for one in weights:
+            y = y @ one
+        total = weights[0]
+        for one in weights[1:]:
+            total = total + one
+            y = y @ total
+        return y
+
+    lowered = trace(fn, count, *[torch.zeros(2, 2) for _ in range(count + 1)]).lowered
+    steps = 0
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        nonlocal steps
+        steps += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        found = split(lowered)
+    finally:
+        sys.setprofile(None)
+    assert [len(piece.names) for piece in found.derived] == [2 * count - 1]
+    return steps
+
+
+def test_cost_is_linear() -> None:
+    assert _steps(80) < 4.6 * _steps(20)
 
 
 def test_whole_models_follow_their_weights() -> None:
