@@ -12,7 +12,7 @@ from torch import nn
 
 import trt_stripped_backend as ts
 from tests import harness_dynamic
-from tests.cases import Case, all_cases
+from tests.cases import Case, T, all_cases
 from tests.graphs import perturb
 from trt_stripped_backend import lowering
 from trt_stripped_backend.compilation import Compilation
@@ -31,6 +31,15 @@ def drawn() -> list[Any]:
 @pytest.mark.parametrize("case", drawn())
 def test_values_for_other_sizes(case: Case) -> None:
     harness_dynamic.emulate(case)
+
+
+def test_numbers_made_of_sizes() -> None:
+    """A padding whose size, or a fill whose value, is a size that only a call tells."""
+
+    def fn(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return nn.functional.pad(x, (0, 0, 0, 16 - x.shape[1])) * 2, x.new_full((4,), x.shape[1])
+
+    assert harness_dynamic.emulate(Case("", fn, (T((2, 5, 4)),))) > 0
 
 
 class Decoder(nn.Module):

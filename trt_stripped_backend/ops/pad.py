@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from ..flavour import trt
-from .net import ITensor, Net, Scalar
+from .net import AnySize, Dim, ITensor, Net, Scalar
 from .registry import op
 
 aten = torch.ops.aten
 
 
 @op(aten.constant_pad_nd.default)
-def constant_pad_nd(net: Net, self: ITensor, pad: Sequence[int], value: Scalar = 0) -> ITensor:
+def constant_pad_nd(net: Net, self: ITensor, pad: Sequence[AnySize], value: Scalar = 0) -> ITensor:
     """constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0) -> Tensor"""
-    if not any(pad):
+    if not any(isinstance(one, Dim) or one for one in pad):
         return self
     # A slice of bool has no fill value.
     x = net.cast(self, torch.int32) if net.out.dtype == torch.bool else self
@@ -43,7 +43,7 @@ for _one in (constant_pad_nd, reflection_pad, replication_pad):
     _one.unless(Net.not_empty)
 
 
-def _slice(net: Net, x: ITensor, pad: Sequence[int], mode: Any, fill: ITensor | None = None) -> ITensor:
+def _slice(net: Net, x: ITensor, pad: Sequence[AnySize], mode: Any, fill: ITensor | None = None) -> ITensor:
     """``pad`` is (before, after) for the last dimension, then for the one before it; negative sizes crop."""
     rank = len(x.shape)
     before = [0] * (rank - len(pad) // 2) + list(pad[::2])[::-1]
