@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from .errors import BadEntry, Unsupported
@@ -25,7 +26,8 @@ _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 
 def dump_tensor(tensor: torch.Tensor) -> Json:
     """A literal by value."""
-    raw = flat_bytes(tensor.cpu()).numpy().tobytes()
+    with unset_fake_temporarily():  # compiler callbacks run under an active FakeTensorMode
+        raw = flat_bytes(tensor.cpu()).numpy().tobytes()
     return [dtype_name(tensor.dtype), list(tensor.shape), str(tensor.device), base64.b64encode(raw).decode()]
 
 

@@ -71,6 +71,26 @@ def test_no_weights_and_no_code_are_saved(world: World) -> None:
         assert tensor.numel() < 2 or json.dumps(portable.dump_tensor(tensor)[3]) not in data.decode()
 
 
+class Literal(nn.Module):
+    """A tensor of the graph itself, used in an engine or by an operator that stays in PyTorch."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.inside, self.line = inside, nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.line(x))
+        return (y if self.inside else y.cumsum(1).cumprod(0)) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_literals_are_saved(inside: bool, world: World) -> None:
+    model, x = perturb(Literal(inside)), torch.randn(3, 4)
+    made = compiled(model).aot_compile(((model, x), {}))
+    run = AOTCompiledFunction.deserialize(AOTCompiledFunction.serialize(made).serialized_data)
+    torch.testing.assert_close(run(model, x), model(x))
+
+
 class Refused(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
