@@ -1,7 +1,8 @@
 """Options: one table of names, defaults, meanings, and whether each belongs to the key.
 
 A value comes from the ``options`` dict of ``torch.compile``, else from the variable ``TRT_STRIPPED_<NAME>``, else from
-the default. An unknown name in the dict, or a bad value in either, raises ``OptionError``.
+the default. An ``Options`` object does as well as a dict: what equals its default there counts as not given. An
+unknown name in the dict, or a bad value anywhere, raises ``OptionError``.
 """
 
 from __future__ import annotations
@@ -10,38 +11,39 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from .errors import OptionError
+from .errors import CacheError, OptionError
 
 MODES = ("auto", "bound", "general", "identical", "immutable")
 FLAVOURS = ("auto", "tensorrt", "tensorrt_rtx")
 PREFIX = "TRT_STRIPPED_"
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?\s*$", re.IGNORECASE)
+_A_SIZE = "a size in bytes, such as 8589934592 or '8GiB'"
+#: What TensorRT takes of bytes and counts.
+_MOST_BYTES, _MOST = (1 << 63) - 1, (1 << 31) - 1
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 def parse_size(value: Any) -> int:
     """Bytes from an int or from text such as ``"512MiB"``, ``"8 GB"`` (decimal), ``"1073741824"``."""
-    if isinstance(value, bool):
-        raise ValueError("a size in bytes, such as 8589934592 or '8GiB'")
-    if isinstance(value, int):
+    match = _SIZE.match(str(value))
+    if isinstance(value, int) and not isinstance(value, bool):
         size = value
+    elif isinstance(value, bool) or not match or len(match[1]) > 30:
+        raise ValueError(_A_SIZE)
     else:
-        match = _SIZE.match(str(value))
-        if not match:
-            raise ValueError("a size in bytes, such as 8589934592 or '8GiB'")
         base = 1024 if match[3] else 1000
         unit = base ** ("KMGT".index(match[2].upper()) + 1) if match[2] else 1
         size = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
-    if size < 0:
-        raise ValueError("a size of 0 or more")
+    if not 0 <= size <= _MOST_BYTES:
+        raise ValueError("a size of 0 or more" if size < 0 else f"{_A_SIZE}, below 2**63")
     return size
 
 
@@ -61,7 +63,7 @@ def _parse_int(low: int, high: int | None = None) -> Callable[[Any], int]:
             number = int(value)
         except (TypeError, ValueError):
             raise ValueError(what) from None
-        if number < low or (high is not None and number > high):
+        if not low <= number <= (_MOST if high is None else high):
             raise ValueError(what)
         return number
 
@@ -81,27 +83,58 @@ def _parse_choice(*choices: str) -> Callable[[Any], str]:
 
 def _parse_ops(value: Any) -> frozenset[str]:
     """Operator names such as ``aten.cumsum`` (all overloads) or ``aten.cumsum.default``; overloads are taken too."""
+    what = "operator names such as 'aten.cumsum' or 'aten.cumsum.default'"
     if isinstance(value, str):
         value = [part for part in re.split(r"[,\s]+", value) if part]
+    elif not isinstance(value, Iterable):
+        raise ValueError(what)
     names = frozenset(str(one).removeprefix("torch.ops.") for one in value)
-    bad = sorted(n for n in names if not re.fullmatch(r"\w+\.\w+(\.\w+)?", n))
-    if bad:
-        raise ValueError(f"operator names such as 'aten.cumsum' or 'aten.cumsum.default', not {bad[0]!r}")
+    for name in sorted(names):
+        if not re.fullmatch(r"\w+\.\w+(\.\w+)?", name):
+            raise ValueError(f"{what}, not {name!r}")
+        near = _not_in_aten(name)
+        if near is not None:
+            raise ValueError(f"{what}; PyTorch has no {name!r}" + (f", did you mean {near!r}?" if near else ""))
     return names
 
 
+def _not_in_aten(name: str) -> str | None:
+    """For a name that ATen does not have, the nearest that it has, or ""; libraries of others may come later."""
+    namespace, packet, *overload = name.split(".")
+    if namespace != "aten":
+        return None
+    import torch  # here, since most options need no PyTorch
+
+    found = getattr(torch.ops.aten, packet, None)
+    if found is None:
+        known = {one.partition(".")[0] for one in torch._C._dispatch_get_all_op_names() if one.startswith("aten::")}
+        near = difflib.get_close_matches(packet, [one.removeprefix("aten::") for one in known], 1)
+    elif overload and overload[0] not in found.overloads():
+        near = [f"{packet}.{one}" for one in difflib.get_close_matches(overload[0], found.overloads(), 1)]
+    else:
+        return None
+    return f"aten.{near[0]}" if near else ""
+
+
 def _parse_dirs(value: Any) -> tuple[Path, ...]:
-    parts = value.split(os.pathsep) if isinstance(value, str) else [value] if isinstance(value, os.PathLike) else value
-    dirs = tuple(Path(p).expanduser() for p in parts if str(p))
-    if not dirs:
-        raise ValueError(f"a directory, or several separated by {os.pathsep!r}")
-    return dirs
+    what = f"a directory, or several separated by {os.pathsep!r}"
+    parts = value.split(os.pathsep) if isinstance(value, str) else value
+    try:
+        found = [Path(one) for one in (parts if isinstance(parts, (list, tuple)) else [parts]) if str(one)]
+    except TypeError:
+        raise ValueError(what) from None
+    if not found or any("\0" in str(one) for one in found):
+        raise ValueError(what)
+    try:
+        return tuple(one.expanduser() for one in found)
+    except RuntimeError:
+        raise ValueError(f"{what}; there is no such user, or no home directory, for its '~'") from None
 
 
 def _parse_range(value: Any) -> tuple[int, int]:
     parts = re.split(r"[\s,:]+", value.strip()) if isinstance(value, str) else value
     try:
-        low, high = (_parse_int(0)(part) for part in parts)
+        low, high = (_parse_int(0, _MOST_BYTES)(part) for part in parts)
     except (TypeError, ValueError):
         low, high = 1, 0
     if low > high or not high:
@@ -114,8 +147,18 @@ def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/trt_stripped``, else ``~/.cache/trt_stripped`` (or what the platform uses)."""
-    return Path(platformdirs.user_cache_dir("trt_stripped", appauthor=False))
+    """``$XDG_CACHE_HOME/trt_stripped``, else ``~/.cache/trt_stripped`` (or what the platform uses).
+
+    Raises:
+        CacheError: there is no home directory.
+    """
+    try:
+        found = platformdirs.user_cache_dir("trt_stripped", appauthor=False)
+    except RuntimeError:
+        found = "~"
+    if found.startswith("~"):  # as older versions of platformdirs say so
+        raise CacheError("there is no home directory to keep engines in: name a directory in TRT_STRIPPED_CACHE_DIR")
+    return Path(found)
 
 
 def _option(default: Any, parse: Callable[[Any], Any], help: str, *, key: str) -> Any:
@@ -127,7 +170,11 @@ def _option(default: Any, parse: Callable[[Any], Any], help: str, *, key: str) -
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the backend; the README says what each means."""
+    """Options of the backend; the README says what each means.
+
+    Raises:
+        OptionError: a value that the option does not take.
+    """
 
     refit_mode: str = _option(
         "auto", _parse_choice(*MODES),
@@ -240,15 +287,22 @@ class Options:
         key="no: as max_weight_sets",
     )  # fmt: skip
 
+    def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            object.__setattr__(self, one.name, _parsed(one, getattr(self, one.name), f"option {one.name!r}"))
+
     @classmethod
     def of(cls, given: Mapping[str, Any] | Options | None = None) -> Options:
         """Options from a dict (``torch.compile(options=…)``), with variables for what it does not name.
+
+        In an :class:`Options` object nobody can tell a default that was named from one that was not: variables apply to
+        both. A dict keeps them apart.
 
         Raises:
             OptionError: not a mapping, an unknown name, or a value that the option does not take.
         """
         if isinstance(given, Options):
-            return given
+            given = given.changed()
         if given is not None and not isinstance(given, Mapping):
             raise OptionError(f"options must be a dict such as {{'refit_mode': 'bound'}}, not {type(given).__name__}")
         given = dict(given or {})
@@ -262,9 +316,12 @@ class Options:
             variable = PREFIX + name.upper()
             if name not in given and os.environ.get(variable):
                 given[name] = _parsed(fields[name], os.environ[variable], variable)
-            elif name in given:
-                given[name] = _parsed(fields[name], given[name], f"option {name!r}")
         return cls(**given)
+
+    def changed(self) -> dict[str, Any]:
+        """The options that are not as by default."""
+        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
     def in_key(self) -> dict[str, Any]:
         """The options that decide a plan, as JSON."""
@@ -272,6 +329,7 @@ class Options:
 
     @property
     def cache_dirs(self) -> tuple[Path, ...]:
+        """Raises CacheError where none is named and there is no home directory."""
         return self.cache_dir if self.cache_dir is not None else (default_cache_dir(),)
 
 

@@ -7,12 +7,13 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trt_stripped_backend.errors import OptionError
+from trt_stripped_backend.errors import CacheError, OptionError
 from trt_stripped_backend.options import MODES, PREFIX, Options, default_cache_dir, parse_size, table
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
@@ -31,9 +32,22 @@ def test_defaults() -> None:
     assert Options().min_block_size == 5
 
 
-def test_given_options_are_passed_through() -> None:
-    options = Options(min_block_size=7)
-    assert Options.of(options) is options
+def test_an_object_is_checked_and_completed_as_a_dict_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Options.of(Options(min_block_size=7)) == Options.of({"min_block_size": 7})
+    assert Options(cache_dir="/tmp/a").cache_dirs == (Path("/tmp/a"),)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="did you mean 'bound'"):
+        Options(refit_mode="bogus")
+    with pytest.raises(OptionError, match="'min_block_size' takes a whole number from 1; got 0"):
+        dataclasses.replace(Options(), min_block_size=0)
+    monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", "/tmp/fleet")
+    monkeypatch.setenv("TRT_STRIPPED_MIN_BLOCK_SIZE", "3")
+    options = Options.of(Options(min_block_size=7))
+    assert (options.min_block_size, options.cache_dirs) == (7, (Path("/tmp/fleet"),))
+
+
+def test_what_was_changed() -> None:
+    assert Options().changed() == {}
+    assert Options(verify=True, cache_size=8 << 30).changed() == {"verify": True}
 
 
 def test_defaults_are_what_their_parsers_make() -> None:
@@ -67,6 +81,18 @@ def test_options_are_frozen_and_hashable() -> None:
         ({"cache_size": -1}, "a size of 0 or more"),
         ({"torch_executed_ops": ["gelu"]}, "operator names such as"),
         ({"cache_errors": "ignore"}, "'warn', 'raise'"),
+        ({"cache_size": "9" * 400 + ".5"}, "a size in bytes"),
+        ({"workspace_size": 1 << 63}, "below 2**63"),
+        ({"max_aux_streams": 1 << 31}, "a whole number from 0"),
+        ({"lock_timeout": "9" * 400}, "a whole number from 0"),
+        ({"torch_executed_ops": None}, "takes operator names such as"),
+        ({"allow_ops": 5}, "takes operator names such as"),
+        ({"torch_executed_ops": "aten.gellu"}, "PyTorch has no 'aten.gellu', did you mean 'aten.gelu'?"),
+        ({"allow_ops": ["aten.cumsum.defualt"]}, "did you mean 'aten.cumsum.default'?"),
+        ({"cache_dir": 5}, "takes a directory, or several"),
+        ({"cache_dir": [None]}, "takes a directory, or several"),
+        ({"cache_dir": "a\0b"}, "takes a directory, or several"),
+        ({"cache_dir": "~nosuchuser/x"}, "no such user, or no home directory"),
     ],
 )
 def test_refused(given_: dict[str, Any], message: str) -> None:
@@ -98,6 +124,7 @@ def test_modes(mode: str) -> None:
     [
         ("aten.gelu, aten.cumsum.default", {"aten.gelu", "aten.cumsum.default"}),
         (["torch.ops.aten.gelu"], {"aten.gelu"}),
+        ("mine.whatever", {"mine.whatever"}),
         ({"aten.gelu"}, {"aten.gelu"}),
         ("", set()),
     ],
@@ -131,6 +158,13 @@ def test_default_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert default_cache_dir() == Path("/somewhere/trt_stripped")
     assert Options.of({}).cache_dirs == (Path("/somewhere/trt_stripped"),)
+
+
+@pytest.mark.parametrize("answer", ["~/.cache/trt_stripped", RuntimeError("no home")])
+def test_without_a_home_directory(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_dir", mock.Mock(side_effect=[answer]))
+    with pytest.raises(CacheError, match="TRT_STRIPPED_CACHE_DIR"):
+        _ = Options.of({}).cache_dirs
 
 
 # ---------------------------------------------------------------- sizes

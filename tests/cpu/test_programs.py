@@ -241,6 +241,8 @@ def test_options_of_the_export_stay(stored: dict[str, Path]) -> None:
     assert ts.StrippedProgram.load(stored["general"], options=ts.Options(verify=True))._options.verify
     with pytest.raises(OptionError, match="refit_mode='bound': the program was exported with 'general': export again"):
         ts.StrippedProgram.load(stored["general"], options={"refit_mode": "bound"})
+    with pytest.raises(OptionError, match="exported with 'general'"):
+        ts.StrippedProgram.load(stored["general"], options=ts.Options(refit_mode="bound"))
     with pytest.raises(OptionError, match="did you mean 'verify'"):
         ts.StrippedProgram.load(stored["general"], options={"verfy": True})
 

@@ -99,7 +99,7 @@ class StrippedProgram:
         content = self._content
         decided = {**content["options"], "refit_mode": content["mode"], "flavour": content["flavour"][0]}
         asked = Options.of(given)
-        own = dict(given or {}) if not isinstance(given, Options) else {}
+        own = given.changed() if isinstance(given, Options) else dict(given or {})
         for name in own.keys() & decided.keys():
             value = getattr(asked, name)
             if value not in (decided[name], "auto"):
