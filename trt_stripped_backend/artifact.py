@@ -90,13 +90,13 @@ def _placeholders(lowered: Lowered) -> list[Any]:
 
 def _options(options: Options) -> Json:
     """What is not as by default."""
-    changed: dict[str, Any] = {}
-    for one in dataclasses.fields(options):
-        value = getattr(options, one.name)
-        if value != one.default:
-            several = isinstance(value, (tuple, frozenset))
-            changed[one.name] = [str(v) if isinstance(v, Path) else v for v in sorted(value)] if several else value
-    return changed
+
+    def plain(value: Any) -> Json:
+        if isinstance(value, tuple):  # directories are searched in their order
+            return [str(one) if isinstance(one, Path) else one for one in value]
+        return sorted(value) if isinstance(value, frozenset) else value
+
+    return {name: plain(value) for name, value in options.changed().items()}
 
 
 def _dump_piece(piece: Piece, embed: bool) -> Json:

@@ -91,6 +91,13 @@ def test_literals_are_saved(inside: bool, world: World) -> None:
     torch.testing.assert_close(run(model, x), model(x))
 
 
+def test_directories_keep_their_order() -> None:
+    given = {"cache_dir": ["/z/first", "/a/second"], "torch_executed_ops": ["aten.relu", "aten.gelu"], "verify": True}
+    kept = artifact._options(ts.Options.of(given))
+    assert kept == {**given, "torch_executed_ops": ["aten.gelu", "aten.relu"]}
+    assert json.loads(json.dumps(kept)) == kept
+
+
 class Refused(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
