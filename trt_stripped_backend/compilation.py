@@ -12,13 +12,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
 from . import megacache, profile, refit, weights
 from .build import Timings, build
-from .cache import EngineCache
+from .cache import EngineCache, shared_cache
 from .errors import BuildFailed, OptionError, Unsupported
 from .fingerprint import fingerprint
 from .flavour import Flavour
@@ -387,12 +386,5 @@ def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
     return "general", "the default on tensorrt"
 
 
-@functools.lru_cache(maxsize=8)
-def _open(dirs: Sequence[Any], size: int, timeout: float, errors: Any) -> EngineCache:
-    return EngineCache(dirs, size_limit=size, lock_timeout=timeout, errors=errors, on_use=megacache.record)
-
-
 def _cache(options: Options) -> EngineCache | None:
-    if not options.cache:
-        return None
-    return _open(options.cache_dirs, options.cache_size, options.lock_timeout, options.cache_errors)
+    return shared_cache(options, megacache.record) if options.cache else None

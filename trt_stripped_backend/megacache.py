@@ -12,7 +12,7 @@ from typing import Any
 from torch.compiler._cache import CacheArtifact, CacheArtifactFactory, CacheArtifactManager
 
 from .cache import decode, encode, open_cache
-from .errors import BadEntry
+from .errors import BadEntry, CacheError
 from .types import Entry, Key
 
 log = logging.getLogger("trt_stripped_backend")
@@ -50,10 +50,9 @@ class EngineArtifact(CacheArtifact):
         """Adds the entry to the cache that the environment names; a damaged one is left out, with a warning."""
         try:
             entry = decode(self.content, self.key)
-        except BadEntry as error:
+            open_cache().put(Key(entry.key, {}), entry)
+        except (BadEntry, CacheError) as error:
             log.warning("cache artifacts: %s; going on without", error)
-            return
-        open_cache().put(Key(entry.key, {}), entry)
 
 
 if KIND not in CacheArtifactFactory._artifact_types:

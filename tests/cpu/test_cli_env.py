@@ -162,6 +162,18 @@ def test_caches(
     assert f"missing\tcache directory {unsafe} is not safe" in out and "not made yet" in out
 
 
+def test_without_a_home_directory(
+    capsys: pytest.CaptureFixture[str], gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRT_STRIPPED_CACHE_DIR")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: "~/.cache/trt_stripped")
+    found = run(capsys)
+    one = mended(found, "there is no home directory")
+    assert found["cache"] == [] and "TRT_STRIPPED_CACHE_DIR" in one["mend"] and not one["stops"]
+    assert main(["cache", "ls"]) == 2
+    assert "TRT_STRIPPED_CACHE_DIR" in capsys.readouterr().err
+
+
 def test_the_command_runs() -> None:
     command = [sys.executable, "-m", "trt_stripped_backend.cli", "env", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)

@@ -7,6 +7,6 @@ against an author.
 
 from .entry import decode, encode
 from .records import Freed, Problem, Record
-from .store import EngineCache, open_cache
+from .store import EngineCache, open_cache, shared_cache
 
-__all__ = ["EngineCache", "Freed", "Problem", "Record", "decode", "encode", "open_cache"]
+__all__ = ["EngineCache", "Freed", "Problem", "Record", "decode", "encode", "open_cache", "shared_cache"]

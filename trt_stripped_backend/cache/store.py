@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import time
@@ -261,6 +262,7 @@ def open_cache(dir: Path | str | Sequence[Path | str] | None = None) -> EngineCa
 
     Raises:
         OptionError: a variable has a bad value.
+        CacheError: nothing names a directory, and there is no home directory.
     """
     options = Options.of({} if dir is None else {"cache_dir": dir})
     return EngineCache(
@@ -269,3 +271,31 @@ def open_cache(dir: Path | str | Sequence[Path | str] | None = None) -> EngineCa
         lock_timeout=options.lock_timeout,
         errors=options.cache_errors,
     )
+
+
+def shared_cache(options: Options, on_use: Callable[[Entry], None]) -> EngineCache | None:
+    """The cache that all compilations with these options share; None, with a warning, where it has no place.
+
+    Raises:
+        CacheError: it has no place, and trouble is to raise.
+    """
+    try:
+        dirs = options.cache_dirs
+    except CacheError as error:
+        if options.cache_errors == "raise":
+            raise
+        _do_without(str(error))
+        return None
+    return _shared(dirs, options.cache_size, options.lock_timeout, options.cache_errors, on_use)
+
+
+@functools.lru_cache(maxsize=8)
+def _shared(
+    dirs: Sequence[Path], size: int, timeout: float, errors: str, on_use: Callable[[Entry], None]
+) -> EngineCache:
+    return EngineCache(dirs, size_limit=size, lock_timeout=timeout, errors=errors, on_use=on_use)
+
+
+@functools.cache
+def _do_without(why: str) -> None:
+    log.warning("cache: %s; going on without", why)

@@ -75,7 +75,7 @@ def environment() -> dict[str, Any]:
         "gpu": gpu,
         "flavour": str(flavour) if flavour is not None else None,
         "refit_mode": _refit_mode(options, flavour, missing),
-        "cache": [_cache(path, options, missing) for path in options.cache_dirs],
+        "cache": [_cache(path, options, missing) for path in _cache_dirs(options, missing)],
         "cache_size": options.cache_size,
         "variables": _variables(missing),
         "missing": [vars(one) for one in missing],
@@ -125,8 +125,7 @@ def _options(missing: list[Missing]) -> Options:
         return Options.of({})
     except TRTStrippedError as error:
         missing.append(Missing(str(error), "change or unset the variable", True))
-        defaults: dict[str, Any] = {f.name: f.default for f in fields(Options)}
-        return Options(**defaults)
+        return Options()
 
 
 def _gpu(missing: list[Missing]) -> dict[str, Any] | None:
@@ -181,6 +180,15 @@ def _refit_mode(options: Options, flavour: Flavour | None, missing: list[Missing
         missing.append(Missing(str(error), "set TRT_STRIPPED_REFIT_MODE=auto", True))
         return None
     return {"mode": mode, "why": why}
+
+
+def _cache_dirs(options: Options, missing: list[Missing]) -> tuple[Path, ...]:
+    try:
+        return options.cache_dirs
+    except TRTStrippedError as error:
+        what, _, mend = str(error).partition(": ")
+        missing.append(Missing(what, mend, False))
+        return ()
 
 
 def _cache(path: Path, options: Options, missing: list[Missing]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from torch.compiler._cache import CacheArtifactManager
 import trt_stripped_backend as ts
 from tests.graphs import TwoEngines, perturb
 from trt_stripped_backend import compilation, megacache
+from trt_stripped_backend.cache import store
+from trt_stripped_backend.errors import CacheError
 from trt_stripped_backend.options import Options
 
 OPTIONS = {"min_block_size": 1}
@@ -86,6 +88,28 @@ def test_a_damaged_entry_is_left_out(
         assert cache.size == 0
     megacache.EngineArtifact(artifact.key, artifact.content).populate_cache()
     assert cache.get_blob("runtime", "name") == b"kernels"
+
+
+def test_without_a_home_directory_engines_are_built_and_not_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: "~/.cache/trt_stripped")
+    used = compilation._cache(Options.of())
+    assert used is not None
+    used.put_blob("runtime", "name", b"kernels")
+    blob = saved()
+    monkeypatch.delenv("TRT_STRIPPED_CACHE_DIR")
+    store._do_without.cache_clear()
+    with caplog.at_level(logging.WARNING, "trt_stripped_backend"):
+        for _ in range(2):
+            assert ts.prebuild(perturb(TwoEngines()), (X,), options=OPTIONS).builds == 2
+    said = [one.getMessage() for one in caplog.records if one.name == "trt_stripped_backend"]
+    assert [("TRT_STRIPPED_CACHE_DIR" in one, "going on without" in one) for one in said] == [(True, True)]
+    torch.compiler.load_cache_artifacts(blob)
+    with pytest.raises(CacheError, match="no home directory"):
+        ts.prebuild(perturb(TwoEngines()), (X,), options={**OPTIONS, "cache_errors": "raise"})
+    with pytest.raises(CacheError, match="no home directory"):
+        ts.open_cache()
 
 
 def test_a_fresh_process_knows_the_kind_once_the_backend_is_imported(own_cache: Path, tmp_path: Path) -> None:
