@@ -142,10 +142,10 @@ class Folder:
         """Every entry file by its key, least recently used first."""
         found = {}
         for place in _scan(self.path):
-            for one in _scan(place.path) if place.is_dir(follow_symlinks=False) else ():
+            for one in _scan(place.path) if not place.is_symlink() else ():
                 match = ENTRY_NAME.fullmatch(f"{place.name}/{one.name}")
                 if match:
-                    with suppress(FileNotFoundError):
+                    with suppress(OSError):  # culled meanwhile, or the disk does not tell: a miss
                         found[match[2]] = os.lstat(one.path)
         return dict(sorted(found.items(), key=lambda item: (item[1].st_mtime_ns, item[0])))
 

@@ -45,4 +45,5 @@ class OsLock:
         if forget and self._lock.is_locked:
             with suppress(OSError):
                 self.path.unlink()
-        self._lock.release()
+        with suppress(OSError):  # it ends with this process
+            self._lock.release()

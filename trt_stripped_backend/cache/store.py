@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ class EngineCache:
         try:
             try:
                 entry = self._await(folder, lock, key, stop)
-            except CacheError as error:
+            except OSError as error:
                 self._folders.trouble(folder.path, "lock", error)
             if entry is not None:
                 lock.release(forget=True)  # the others need not wait for what is done with the entry
@@ -226,7 +227,8 @@ class EngineCache:
             if lock.take(max(0.0, min(_POLL, left))):
                 return self.get(key)
             # All who wait go on together as soon as the entry is there, not one after the other.
-            if folder.file(key.digest).exists():
+            # Path.exists raises where the disk does not tell.
+            if os.path.exists(folder.file(key.digest)):  # noqa: PTH110
                 entry = self.get(key)
                 if entry is not None:
                     return entry

@@ -10,8 +10,10 @@ import sqlite3
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 from trt_stripped_backend.cache import EngineCache
+from trt_stripped_backend.errors import CacheError
 
 from .support import SPAWN, drop_rights, entry, finish, key, open_at, running
 
@@ -237,6 +240,56 @@ def write_too_much(directory: Path) -> None:
     assert not cache.put(A, entry(A, 200_000))
     assert cache.put(C, entry(C, 20_000))
     assert cache.check() == []
+
+
+def test_an_entry_that_the_disk_does_not_tell_of_is_a_miss(
+    make: Make, monkeypatch: pytest.MonkeyPatch, warnings_said: Said
+) -> None:
+    """As a network file system says it of one file."""
+    cache = make()
+    cache.put(A, entry(A))
+    stat_of = os.stat
+
+    def stale(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        if str(path).endswith(".entry"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return stat_of(path, *arguments, **named)
+
+    taken, done = threading.Event(), threading.Event()
+
+    def build() -> None:
+        with cache.building(B):
+            taken.set()
+            done.wait()
+
+    with monkeypatch.context() as broken, ThreadPoolExecutor(1) as other:
+        broken.setattr(os, "stat", stale)
+        broken.setattr(os, "lstat", lambda path, **named: stale(path, follow_symlinks=False, **named))
+        assert (cache.entries(), cache.explain_miss(C), cache.size) == ([], [], 0)
+        other.submit(build)
+        taken.wait()
+        with cache.building(B, stop=lambda: True) as found:
+            assert found is None
+        done.set()
+    assert all("Stale file handle; going on without" in line for line in warnings_said())
+    assert cache.get(A) == entry(A)
+
+
+@pytest.mark.parametrize("errors", ["warn", "raise"])
+def test_trouble_while_waiting_for_another_builder(
+    make: Make, monkeypatch: pytest.MonkeyPatch, warnings_said: Said, errors: str
+) -> None:
+    cache = make(errors=errors)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "broken disk")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(EngineCache, "_await", fail)
+        expected = pytest.raises(CacheError, match="broken disk") if errors == "raise" else nullcontext()
+        with expected, cache.building(A) as found:
+            assert found is None
+    assert [("broken disk" in line) for line in warnings_said()] == [True] * (errors == "warn")
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "utime", "replace", "mkdir"])
