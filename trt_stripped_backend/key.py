@@ -68,8 +68,18 @@ class _Canonical:
     def run(self) -> tuple[Json, Signature]:
         output = self.partition.module.graph.output_node()
         leaving = list(output.args[0])  # type: ignore[arg-type]
-        for node in leaving:
-            self._visit(node)
+        order = self._ordered(leaving)
+        # An expression lists its symbols by PyTorch's names, which differ from trace to trace: by then they have ours.
+        for node in order:
+            value = node.meta["val"] if node.op == "placeholder" else None
+            self._name(filter(is_symbol, value.shape if isinstance(value, torch.Tensor) else [value]))
+        for node in order:
+            if _is_copy(node):
+                self.number[node] = self.number[node.args[0]]  # type: ignore[index]
+                continue
+            record = self._record(node)
+            self.number[node] = len(self.nodes)
+            self.nodes.append(record)
         specs = tuple(self._spec(node) for node in leaving)
         found = tuple(map(self._symbol, self.names))
         graph = {
@@ -104,22 +114,19 @@ class _Canonical:
         argument, dim, value = given[0]
         return Symbol(name, *bounds(value), hint(value), argument, dim)
 
-    def _visit(self, root: fx.Node) -> None:
-        stack = [(root, False)]
-        while stack:
-            node, ready = stack.pop()
-            if node in self.number:
-                continue
-            if not ready:
-                stack.append((node, True))
-                stack.extend((i, False) for i in reversed(node.all_input_nodes) if i not in self.number)
-                continue
-            if _is_copy(node):
-                self.number[node] = self.number[node.args[0]]  # type: ignore[index]
-                continue
-            record = self._record(node)
-            self.number[node] = len(self.nodes)
-            self.nodes.append(record)
+    def _ordered(self, roots: Iterable[fx.Node]) -> list[fx.Node]:
+        """All nodes that these need, in post-order."""
+        found: dict[fx.Node, None] = {}
+        for root in roots:
+            stack = [(root, False)]
+            while stack:
+                node, ready = stack.pop()
+                if ready:
+                    found.setdefault(node)
+                elif node not in found:
+                    stack.append((node, True))
+                    stack.extend((i, False) for i in reversed(node.all_input_nodes) if i not in found)
+        return list(found)
 
     def _record(self, node: fx.Node) -> Json:
         if node.op == "placeholder":
@@ -189,7 +196,8 @@ def _literal(value: torch.Tensor) -> Json:
 def source_digest() -> str:
     """SHA-256 over the source of the converters and of the build: what turns a graph into a network."""
     here = Path(__file__).parent
-    files = sorted([*here.glob("ops/*.py"), here / "build.py", here / "sizes.py"])
+    names = ("build.py", "flavour.py", "key.py", "precision.py", "profile.py", "sizes.py", "types.py")
+    files = sorted([*here.glob("ops/*.py"), *(here / name for name in names)])
     total = hashlib.sha256()
     for file in files:
         content = file.read_bytes()

@@ -101,6 +101,27 @@ def test_other_examples_find_the_same_plan() -> None:
     assert [c.report.partitions[0].status for c in (*first, *other)] == ["built", "hit"]
 
 
+def _keys(position: int, dims: tuple[int, int]) -> list[str]:
+    """Of the engines for a view whose sizes are a product, where the tensor is the argument at ``position``."""
+
+    def fn(*given: torch.Tensor) -> torch.Tensor:
+        x = given[position]
+        whole = x.relu().reshape(-1).cumsum(0)
+        return (whole.exp() + 1).view(x.shape[dims[0]], x.shape[dims[1]]).softmax(1).sin()
+
+    x = torch.randn(6, 10)
+    for dim in (0, 1):
+        torch._dynamo.mark_dynamic(x, dim)
+    report = ts.explain(fn, *[torch.randn(1)] * position, x, options={"min_block_size": 1})
+    return [one.key for one in report.partitions]
+
+
+def test_names_of_pytorchs_symbols_do_not_matter() -> None:
+    """Which depend on the argument that a size is of, and on how many there are."""
+    assert _keys(0, (1, 0)) == _keys(3, (1, 0))
+    assert _keys(0, (1, 0))[1] != _keys(0, (0, 1))[1]
+
+
 def test_ranges_are_a_part_of_the_key() -> None:
     model = perturb(nn.Sequential(nn.Linear(16, 16), nn.GELU()))
     found = [planned(model, (2, 5, 16), bounds=(2, high))[0].report.partitions[0] for high in (16, 32, 16)]

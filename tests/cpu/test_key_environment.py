@@ -77,13 +77,14 @@ def test_source_of_the_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     digest = key.source_digest.__wrapped__
     seen = {digest()}
     assert seen == {key.source_digest()}
-    for name in ("ops/conv.py", "ops/net.py", "build.py"):
+    files = ("ops/conv.py", "ops/net.py", "build.py", "flavour.py", "key.py", "precision.py", "profile.py", "types.py")
+    for name in files:
         file = tmp_path / "copy" / name
         file.write_bytes(file.read_bytes() + b"\n")
         seen.add(digest())
     (tmp_path / "copy" / "ops" / "another.py").write_text("")
     seen.add(digest())
-    assert len(seen) == 5
+    assert len(seen) == len(files) + 2
     (tmp_path / "copy" / "backend.py").write_text("")
     assert digest() in seen
 
