@@ -2,14 +2,24 @@
 
 It holds the split graph, signatures, and engines by their key; plans only if option ``embed_engines`` asks for them,
 and no weights: those are arguments of every call. JSON inside, nothing in it can run.
+
+::
+
+    offset   size  what
+    0        8     magic: 89 54 52 54 53 46 0D 0A ("\\x89TRTSF\\r\\n")
+    8        4     format version, unsigned, little endian
+    12       J     JSON
+    12+J     32    SHA-256 of all before
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +33,7 @@ from .cache.entry import decode, encode
 from .compilation import VALUED, Compilation, Piece, Planned
 from .errors import BadEntry, MissingEngine, RefitFailed, TRTStrippedError, Unsupported
 from .flavour import load as load_flavour
+from .key import host
 from .lowering import Lowered
 from .options import PREFIX, Options
 from .partition import Partitioned
@@ -30,7 +41,11 @@ from .precision import settlement, tf32_allowed
 from .types import Entry, Json, Key, Partition, Ranges
 from .weights import Derived, Split
 
-FORMAT = 1
+MAGIC = b"\x89TRTSF\r\n"
+FORMAT = 2
+
+_HEAD = struct.Struct("<8sI")
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int) -> bytes:
@@ -52,9 +67,9 @@ def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments
         raise Unsupported(f"{', '.join(without)} could not be built: see the report")
     _check_plain(lowered, arguments)
     split, device = planned.split, compilation.device
-    return json.dumps({
-        "format": FORMAT,
-        "flavour": str(compilation.flavour), "mode": compilation.mode, "tf32": compilation.tf32, "device": str(device),
+    return sealed({
+        "flavour": str(compilation.flavour), "host": host(), "target": compilation.target(),
+        "mode": compilation.mode, "tf32": compilation.tf32, "device": str(device),
         "half_sums": compilation.half_sums, "options": _options(compilation.options),
         "names": {str(position): name for position, name in lowered.names.items()},
         "graph": portable.dump_graph(planned.cut.module),
@@ -64,7 +79,29 @@ def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments
             [portable.dump_graph(piece.module), list(piece.sources), list(piece.names)] for piece in split.derived
         ],
         "pieces": [_dump_piece(piece, compilation.options.embed_engines) for piece in planned.pieces],
-    }).encode()  # fmt: skip
+    })  # fmt: skip
+
+
+def sealed(content: Json) -> bytes:
+    """JSON as the bytes that are saved."""
+    data = _HEAD.pack(MAGIC, FORMAT) + json.dumps(content).encode()
+    return data + hashlib.sha256(data).digest()
+
+
+def opened(data: bytes) -> Any:
+    """What :func:`sealed` was given; nothing of it is looked at before its SHA-256 has been compared.
+
+    Raises:
+        BadEntry: something else, of another format, or changed.
+    """
+    if len(data) < _HEAD.size + _DIGEST_SIZE or not data.startswith(MAGIC):
+        raise BadEntry("not a saved function of trt_stripped_backend")
+    _, version = _HEAD.unpack_from(data)
+    if version != FORMAT:
+        raise BadEntry(f"a saved function of format {version}; this is format {FORMAT}: save it anew")
+    if hashlib.sha256(data[:-_DIGEST_SIZE]).digest() != data[-_DIGEST_SIZE:]:
+        raise BadEntry("a saved function does not match its digest: copy it again, or save it anew")
+    return json.loads(data[_HEAD.size : -_DIGEST_SIZE])
 
 
 def _check_plain(lowered: Lowered, arguments: int) -> None:
@@ -135,17 +172,11 @@ def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
     """A compilation, its pieces and the names of its weights.
 
     Raises:
-        BadEntry: not what :func:`dump` made, or by another version.
+        BadEntry: not what :func:`dump` made, damaged, or by another version.
         MissingEngine: an engine is neither in the bytes nor in the cache.
-        TRTStrippedError: another TensorRT, or a precision that this process does not allow.
+        TRTStrippedError: another TensorRT, machine or GPU, or a precision that this process does not allow.
     """
-    try:
-        saved: Any = json.loads(data)
-        version = saved["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadEntry("not a saved function of trt_stripped_backend") from error
-    if version != FORMAT:
-        raise BadEntry(f"a saved function of format {version}; this is format {FORMAT}: save it anew")
+    saved = opened(data)
     given = dict(saved["options"])
     if os.environ.get(f"{PREFIX}CACHE_DIR"):  # where the engines lie is a matter of this machine
         given.pop("cache_dir", None)
@@ -155,6 +186,10 @@ def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
         raise TRTStrippedError(f"the function was saved with {saved['flavour']}; this is {flavour}: save it anew")
     device = torch.device(saved["device"])
     made = Compilation.of(options, flavour, device)
+    here = {"host": host(), "target": made.target()}
+    for name, found in here.items():
+        if saved[name] != found:
+            raise TRTStrippedError(f"the function was saved for {saved[name]}; this is {found}: save it anew here")
     made.report.graphs, made.report.mode = 1, saved["mode"]
     compilation = Restored(
         options, flavour, saved["mode"], device, made.cache, saved["tf32"], saved["half_sums"], made.report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "operator.getitem": operator.getitem, "torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min,
     **{f"sizes.{name}": rule for name, rule in OPERATORS.items()},
 }  # fmt: skip
+#: What PyTorch's own attributes may be as arguments.
+_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
+#: Kinds of nodes, of which only ``call_function`` names what runs. Their names become a part of code.
+_KINDS = ("placeholder", "get_attr", "call_function", "call_module", "output")
+_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 
 
@@ -55,9 +61,11 @@ def _function(name: str) -> Callable[..., Any]:
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.rpartition(".")
     try:
-        found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
-    except AttributeError:
-        raise BadEntry(f"the operator {name} is not known here: import what registers it before loading") from None
+        found: Any = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    except (AttributeError, RuntimeError):
+        found = None
+    if not isinstance(found, torch._ops.OpOverload):  # torch.ops has methods of its own, which import and load code
+        raise BadEntry(f"the operator {name} is not known here: import what registers it before loading")
     return found
 
 
@@ -74,7 +82,7 @@ def _dump(value: Any) -> Json:
         return {"tuple": [_dump(one) for one in value]}
     if isinstance(value, list):
         return [_dump(one) for one in value]
-    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
+    if isinstance(value, _CONSTANTS):
         return {"torch": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
         return {"device": str(value)}
@@ -97,7 +105,7 @@ def _load(data: Json, nodes: dict[str, fx.Node]) -> Any:
         return complex(*map(float.fromhex, value))
     if kind == "tuple":
         return tuple(_load(one, nodes) for one in value)
-    if kind == "torch":
+    if kind == "torch" and isinstance(getattr(torch, value, None), _CONSTANTS):
         return getattr(torch, value)
     if kind == "device":
         return torch.device(value)
@@ -128,13 +136,16 @@ def load_graph(data: Json, modules: dict[str, nn.Module] | None = None) -> fx.Gr
     """The graph that :func:`dump_graph` saved, with these submodules.
 
     Raises:
-        BadEntry: an operator is not known in this process.
+        BadEntry: an operator is not known in this process, or a node is none that :func:`dump_graph` writes.
     """
     attributes: dict[str, Any] = dict(modules or {})
     attributes |= {name: load_tensor(one) for name, one in data["literals"].items()}
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     for name, op, target, args, kwargs, spec in data["nodes"]:
+        named_in_code = (name, *kwargs, *(() if op == "call_function" else (target,)))
+        if op not in _KINDS or not all(map(_NAME.fullmatch, named_in_code)):
+            raise BadEntry(f"a saved graph holds an unknown {op!r} {target!r}")
         given = tuple(_load(one, nodes) for one in args)
         named = {key: _load(one, nodes) for key, one in kwargs.items()}
         what = _function(target) if op == "call_function" else target

@@ -65,10 +65,10 @@ def saved(model: nn.Module, *args: Any, **options: Any) -> bytes:
 def test_no_weights_and_no_code_are_saved(world: World) -> None:
     model = perturb(TwoEngines())
     data = saved(model, X)
-    assert json.loads(data)["format"] == artifact.FORMAT
+    text = json.dumps(artifact.opened(data))
     for tensor in (*model.parameters(), *model.buffers()):
         assert tensor.numel() < 2 or tensor.numpy().tobytes() not in data
-        assert tensor.numel() < 2 or json.dumps(portable.dump_tensor(tensor)[3]) not in data.decode()
+        assert tensor.numel() < 2 or json.dumps(portable.dump_tensor(tensor)[3]) not in text
 
 
 class Literal(nn.Module):
@@ -153,9 +153,9 @@ def test_engines_are_found_by_key_or_embedded(
     assert "embed_engines" in message
     assert any(key in message for key in keys)
     with pytest.raises(BadEntry):
-        damaged = json.loads(whole)
+        damaged = artifact.opened(whole)
         damaged["pieces"][0]["entry"] = damaged["pieces"][1]["entry"]
-        artifact.restore(json.dumps(damaged).encode())
+        artifact.restore(artifact.sealed(damaged))
     assert world.calls["build"] == 0
 
 
@@ -173,19 +173,36 @@ def test_gradients_are_refused(world: World) -> None:
 
 
 def test_bytes_that_are_not_ours(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = json.loads(saved(perturb(TwoEngines()), X))
-    for bad in (b"", b"\x80\x04", b"[1]", b"{}"):
+    whole = saved(perturb(TwoEngines()), X)
+    data = artifact.opened(whole)
+    for bad in (b"", b"\x80\x04", b"[1]", b"{}", json.dumps(data).encode(), whole[1:]):
         with pytest.raises(BadEntry, match="not a saved function"):
             artifact.restore(bad)
     with pytest.raises(BadEntry, match="format 99"):
-        artifact.restore(json.dumps(data | {"format": 99}).encode())
+        artifact.restore(artifact.MAGIC + b"\x63" + whole[9:])
     with pytest.raises(TRTStrippedError, match=r"saved with tensorrt_rtx 9\.9"):
-        artifact.restore(json.dumps(data | {"flavour": "tensorrt_rtx 9.9"}).encode())
+        artifact.restore(artifact.sealed(data | {"flavour": "tensorrt_rtx 9.9"}))
+    with pytest.raises(TRTStrippedError, match=r"saved for \['win32', 'AMD64'\]; this is \["):
+        artifact.restore(artifact.sealed(data | {"host": ["win32", "AMD64"]}))
+    with pytest.raises(TRTStrippedError, match=r"saved for \['NVIDIA L4', 8, 9\]; this is portable"):
+        artifact.restore(artifact.sealed(data | {"target": ["NVIDIA L4", 8, 9]}))
     with pytest.raises(TRTStrippedError, match="forbids"):
-        artifact.restore(json.dumps(data | {"tf32": True}).encode())
+        artifact.restore(artifact.sealed(data | {"tf32": True}))
     data["pieces"][0]["key"] = "0" * 64
     with pytest.raises(MissingEngine, match="0" * 64):
-        artifact.restore(json.dumps(data).encode())
+        artifact.restore(artifact.sealed(data))
+
+
+def test_one_changed_byte_is_seen(world: World) -> None:
+    """A digit of a float, or the name of an argument, would be another function."""
+    whole = saved(perturb(TwoEngines()), X, embed_engines=True)
+    for place in range(0, len(whole), 97):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        with pytest.raises(BadEntry):
+            artifact.restore(bytes(changed))
+    with pytest.raises(BadEntry, match="does not match its digest: copy it again"):
+        artifact.restore(whole[:-1])
 
 
 # ------------------------------------------------------------------------------------------------ graphs
@@ -233,3 +250,21 @@ def test_what_has_no_form_is_refused() -> None:
     data["nodes"][1][2] = "elsewhere::unknown.default"
     with pytest.raises(BadEntry, match="elsewhere::unknown"):
         portable.load_graph(data)
+
+
+HOSTILE = [
+    ["f", "call_function", "import_module::__call__.__call__", ["antigravity"], {}, None],
+    ["f", "call_function", "load_library::__globals__.get", ["sys"], {}, None],
+    ["f", "call_method", "numpy", [{"node": "x"}], {}, None],
+    ["f", "placeholder", "y=print(1)", [], {}, None],
+    ["f", "get_attr", "a\"),print(1)", [], {}, None],
+    ["f", "call_function", "aten::relu.default", [{"node": "x"}], {"a=print(1),b": 1}, None],
+    ["f", "call_function", "aten::relu.default", [{"torch": "load"}], {}, None],
+]
+
+
+@pytest.mark.parametrize("node", HOSTILE, ids=str)
+def test_a_graph_runs_operators_alone(node: list[Any]) -> None:
+    nodes = [["x", "placeholder", "x", [], {}, None], node, ["output", "output", "output", [{"node": "f"}], {}, None]]
+    with pytest.raises(BadEntry, match=r"is not known here|holds an unknown"):
+        portable.load_graph({"nodes": nodes, "literals": {}})
