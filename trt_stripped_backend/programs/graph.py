@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import operator
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +24,9 @@ from .calling import Calling
 
 aten = torch.ops.aten
 
+#: Members of PyTorch's archive that hold no pickle, code or library: the graph, bytes of tensors, marks of the format.
+_PLAIN = re.compile(r"models/model\.json|data/(weights/weight|constants/tensor)_\d+|(?!models/|data/|extra/).+")
+
 
 def dump(program: ExportedProgram) -> bytes:
     """A program without state as bytes, in PyTorch's own format."""
@@ -33,17 +39,34 @@ def parse(data: bytes) -> ExportedProgram:
     """The program that :func:`dump` wrote; give it only bytes that were verified.
 
     Raises:
-        BadEntry: this version of PyTorch cannot read it.
+        BadEntry: this version of PyTorch cannot read it, or it would unpickle something.
     """
     try:
+        _refuse_pickle(data)
         with warnings.catch_warnings():
             # torch 2.11 says so of constants that it reads, to which nobody writes.
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             return torch.export.load(io.BytesIO(data))
+    except BadEntry:
+        raise
     except Exception as error:
         raise BadEntry(
             f"torch {torch.__version__} cannot read the PyTorch part of the program ({error}): export again with it"
         ) from error
+
+
+def _refuse_pickle(data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.infolist():
+            name = member.filename.partition("/")[2]
+            if re.fullmatch(r"data/\w+/\w+_config\.json", name):
+                tensors = json.loads(archive.read(member))["config"].values()
+                # Whatever has another name is unpickled, whether it says so or not.
+                plain = not any(t["use_pickle"] or not re.match(r"weight_|tensor_", t["path_name"]) for t in tensors)
+            else:
+                plain = bool(_PLAIN.fullmatch(name)) or not member.file_size
+            if not plain:
+                raise BadEntry(f"the PyTorch part of the program holds a pickle ({member.filename}): export again")
 
 
 def restored(
