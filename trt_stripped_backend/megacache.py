@@ -32,8 +32,13 @@ class EngineArtifact(CacheArtifact):
         content: Any = vars(self)["_content"]
         return encode(content) if isinstance(content, Entry) else content
 
+    def _bytes(self) -> bytes:
+        """What a blob may have changed since it was recorded, without the time at which it is written down."""
+        content: Any = vars(self)["_content"]
+        return content.plan if isinstance(content, Entry) else content
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, EngineArtifact) and other.key == self.key
+        return isinstance(other, EngineArtifact) and (other.key, other._bytes()) == (self.key, self._bytes())
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -71,6 +71,18 @@ def test_blobs_travel(own_cache: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert cache.get_blob("runtime", "a plan and a GPU") == b"kernels"
 
 
+def test_what_a_blob_became_travels(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = compilation._cache(Options.of())
+    assert used is not None
+    for data in (b"few", b"few", b"more kernels"):
+        used.put_blob("runtime", "name", data)
+    assert len(CacheArtifactManager._new_cache_artifacts["trt_stripped"]) == 2
+    blob = saved()
+    cache = elsewhere(monkeypatch, tmp_path)
+    torch.compiler.load_cache_artifacts(blob)
+    assert cache.get_blob("runtime", "name") == b"more kernels"
+
+
 def test_a_damaged_entry_is_left_out(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
