@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trt_stripped_backend.errors import BadEntry
-from trt_stripped_backend.programs import container
+from trt_stripped_backend.programs import container, graph
+from trt_stripped_backend.programs.export import traced
+from trt_stripped_backend.programs.flat import flat
 from trt_stripped_backend.programs.program import StrippedProgram
 
 CONTENT = {"engines": [{"key": "k", "slots": []}], "text": "größer", "number": 1.5, "none": None}
@@ -125,6 +131,50 @@ def test_content_that_makes_no_sense(tmp_path: Path) -> None:
     container.write(tmp_path / "less", CONTENT, {"program": b""})
     with pytest.raises(BadEntry, match="lacks plan/k"):
         StrippedProgram.load(tmp_path / "less")
+
+
+def test_a_link_stays_one(whole: bytes, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("real")
+    container.write(tmp_path / "link", CONTENT, BLOBS)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == whole
+
+
+class Constant(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = torch.arange(4.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.constant
+
+
+def archive(change: Callable[[str, bytes], bytes]) -> bytes:
+    """The PyTorch part of a program with a constant, changed member by member."""
+    made, changed = graph.dump(flat(traced(Constant(), (torch.ones(4),), None, None)).program), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(made)) as old, zipfile.ZipFile(changed, "w") as new:
+        for one in old.infolist():
+            new.writestr(one, change(one.filename, old.read(one)))
+    return changed.getvalue()
+
+
+def samples(name: str, data: bytes) -> bytes:
+    return pickle.dumps(print) if name.endswith("sample_inputs/model.pt") else data
+
+
+def flagged(name: str, data: bytes) -> bytes:
+    return data.replace(b'"use_pickle": false', b'"use_pickle": true') if name.endswith("_config.json") else data
+
+
+def renamed(name: str, data: bytes) -> bytes:
+    return data.replace(b'"tensor_0"', b'"opaque_obj_0"') if name.endswith("_config.json") else data
+
+
+@pytest.mark.parametrize("change", [samples, flagged, renamed])
+def test_nothing_is_unpickled(change: Callable[[str, bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert graph.parse(archive(lambda _, data: data)).constants
+    monkeypatch.setattr(torch.export, "load", None)
+    with pytest.raises(BadEntry, match="holds a pickle"):
+        graph.parse(archive(change))
 
 
 def test_a_failed_write_leaves_what_was_there(

@@ -109,6 +109,29 @@ def write_private(root: Path, name: str, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Writes a file of the user's, all or nothing: a synced temporary file beside it, then a rename.
+
+    A link stays one, and what it leads to is written. A pipe or device cannot be replaced, so it is written as it is.
+
+    Raises:
+        OSError: the disk is full, the folder is missing, …; then nothing is left behind.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.writelines(parts)
+        return
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        write_new(temporary, parts, mode=0o666)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
 def write_new(path: Path, parts: Iterable[bytes], *, mode: int) -> None:
     """Writes a file that does not exist yet, and waits until the disk has it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, mode)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import BinaryIO
 
 from ..errors import BadEntry
 from .entry import OtherVersion, decode
+from .files import DIGEST, write_whole
 
 MAGIC = b"\x89TRTSP\r\n"
 FORMAT = 1
@@ -40,20 +40,15 @@ def write_pack(path: Path, count: int, entries: Iterable[bytes]) -> None:
     Raises:
         OSError: ``path`` cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    digest = hashlib.sha256()
-    try:
-        with temporary.open("xb") as file:
-            for part in _parts(count, entries):
-                digest.update(part)
-                file.write(part)
-            file.write(digest.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    def digested() -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for part in _parts(count, entries):
+            digest.update(part)
+            yield part
+        yield digest.digest()
+
+    write_whole(path, digested())
 
 
 def _parts(count: int, entries: Iterable[bytes]) -> Iterator[bytes]:
@@ -86,6 +81,9 @@ def read_pack(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
         raise OtherVersion(f"a pack of format {version}; this is format {FORMAT}")
     for _ in range(count):
         data = take(_LENGTH.unpack(take(_LENGTH.size))[0])
-        yield decode(data).key, data
+        key = decode(data).key
+        if not DIGEST.fullmatch(key):  # it would be the name of a file
+            raise BadEntry("a pack holds an entry whose key is no digest")
+        yield key, data
     if file.read() != digest.digest():
         raise BadEntry("a pack does not match its digest")

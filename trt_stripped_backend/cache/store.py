@@ -160,7 +160,7 @@ class EngineCache:
         """Removes every entry and blob from the directory that is written."""
         return self._clean(lambda folder: upkeep.measured(folder, folder.clear))
 
-    def pack(self, path: Path, keys: Iterable[Key | str] | None = None) -> list[str]:
+    def pack(self, path: Path | str, keys: Iterable[Key | str] | None = None) -> list[str]:
         """Writes entries (default: all) to one file; returns their keys.
 
         Raises:
@@ -170,10 +170,10 @@ class EngineCache:
         """
         chosen = [record.key for record in self.entries()] if keys is None else [str(key) for key in keys]
         chosen = list(dict.fromkeys(chosen))
-        upkeep.pack(self._folders, path, chosen)
+        upkeep.pack(self._folders, Path(path), chosen)
         return chosen
 
-    def unpack(self, path: Path) -> list[str]:
+    def unpack(self, path: Path | str) -> list[str]:
         """Adds the entries of a file that ``pack`` wrote, after all of it was verified; returns their keys.
 
         Raises:
@@ -184,7 +184,7 @@ class EngineCache:
         folder = self._folders.writer()
         if folder is None:
             raise self._folders.unwritable()
-        return upkeep.unpack(folder, path)
+        return upkeep.unpack(folder, Path(path))
 
     def close(self) -> None:
         """Forgets the directories; they are examined anew when the cache is used again."""

@@ -71,7 +71,11 @@ def _verified(folders: Folders, digest: str) -> bytes:
         if file is not None:
             with file:
                 data = file.read()
-            decode(data, digest)
+            try:
+                decode(data, digest)
+            except BadEntry as error:
+                where = folder.file(digest)
+                raise BadEntry(f"{error} ({where}): trt-stripped cache prune removes it") from error
             return data
     raise CacheError(f"the cache has no entry {digest}")
 

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cache.files import sync_directory, write_new
+from ..cache.files import write_whole
 from ..errors import BadEntry
 from ..types import Json
 
@@ -35,20 +34,13 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def write(path: Path, content: Json, blobs: Mapping[str, bytes]) -> None:
-    """Puts a file at ``path``, all or nothing: a synced temporary file beside it, then a rename.
+    """Puts a file at ``path``, see :func:`~..cache.files.write_whole`.
 
     Raises:
         OSError: the disk is full, the folder is missing, …; then nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     head = _head(content, blobs)
-    try:
-        write_new(temporary, [head, hashlib.sha256(head).digest(), *blobs.values()], mode=0o666)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    write_whole(path, [head, hashlib.sha256(head).digest(), *blobs.values()])
 
 
 def _head(content: Json, blobs: Mapping[str, bytes]) -> bytes:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trt_stripped_backend.cache import EngineCache
+from trt_stripped_backend.cache import EngineCache, encode
 from trt_stripped_backend.cache.diff import differences, nearest
+from trt_stripped_backend.cache.pack import write_pack
 from trt_stripped_backend.errors import BadEntry, CacheError
 from trt_stripped_backend.types import Entry, Json
 
@@ -53,11 +56,35 @@ def test_packing_what_is_not_there_writes_nothing(full: EngineCache, tmp_path: P
     data = bytearray(entry_file(full.dirs[0], C).read_bytes())
     data[-40] ^= 1
     path = plant(full.dirs[0], C, bytes(data))
-    with pytest.raises(BadEntry):
+    with pytest.raises(BadEntry, match=rf"digest \({path}\): trt-stripped cache prune"):
         full.pack(tmp_path / "out.pack")
     assert not list(tmp_path.glob("*.pack*")) and not list(tmp_path.glob(".*"))
     path.unlink()
     full.prune()
+
+
+def test_a_link_stays_and_a_pipe_is_written_into(full: EngineCache, make: Make, tmp_path: Path) -> None:
+    real, link, pipe = tmp_path / "real.pack", tmp_path / "link.pack", tmp_path / "pipe"
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    assert full.pack(str(link)) == full.pack(real)
+    assert link.is_symlink() and make("there").unpack(str(link)) == make("there").unpack(real)
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        full.pack(pipe)
+        assert read.result() == real.read_bytes()
+    assert pipe.is_fifo()
+    with pytest.raises(IsADirectoryError):
+        full.pack("")
+
+
+@pytest.mark.parametrize("name", ["../../evil", "", "A" * 64, "a" * 64 + "\n"])
+def test_a_key_that_is_no_digest_adds_nothing(make: Make, tmp_path: Path, name: str) -> None:
+    write_pack(tmp_path / "some.pack", 2, [encode(entry(A)), encode(Entry(name, {}, b""))])
+    with pytest.raises(BadEntry, match="whose key is no digest"):
+        make().unpack(tmp_path / "some.pack")
+    assert make().entries() == []
 
 
 def test_a_damaged_pack_adds_nothing(full: EngineCache, make: Make, tmp_path: Path) -> None:
