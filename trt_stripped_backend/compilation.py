@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ from .ops.library import lookup
 from .ops.registry import is_getitem
 from .options import Options
 from .partition import Partitioned, partition
-from .precision import Settlement, exact_in_tf32, half_sums_allowed, settlement, tf32_allowed
+from .precision import Settlement, exact_in_tf32, half_sums_allowed, has_half, settlement, tf32_allowed
 from .progress import ending, shown_here
 from .report import EngineReport, Report, stats, warn
 from .types import Entry, Json, Key, Partition, Ranges, Rejection, Signature
@@ -37,6 +38,8 @@ log = logging.getLogger("trt_stripped_backend")
 
 #: Modes whose plans depend on the weights' values, so that nothing can be looked up before those are known.
 VALUED = ("identical", "immutable")
+#: What a hardware-compatible plan is for: every GPU since Ampere, whichever built it.
+AMPERE = "ampere+"
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Wanted:
     values: Mapping[str, torch.Tensor] | None
     ranges: Ranges
     tf32: bool
+    half_sums: bool
 
 
 @dataclass(frozen=True)
@@ -235,15 +239,16 @@ class Compilation:
             tf32 = self._tf32()
         except Unsupported as error:
             return error
+        half_sums = self.half_sums and has_half(piece.partition.module.graph)
         environ = environment(
-            (self.flavour.name, str(self.flavour.version)), self.target(), self.mode, self.options.in_key(),
-            tf32=tf32, half_sums=self.half_sums,
+            (self.flavour.name, str(self.flavour.version)), self.target(), self.mode,
+            self.options.in_key(self.flavour.name), tf32=tf32, half_sums=half_sums,
         )  # fmt: skip
         parts = {"graph": piece.graph, **environ}
         if values is not None:
             parts["weights"] = fingerprint(list(values.values()))
         key = make_key({**parts, "ranges": _listed(ranges)} if ranges else parts)
-        return Wanted(piece, parts, key, values, ranges, tf32)
+        return Wanted(piece, parts, key, values, ranges, tf32, half_sums)
 
     def _had(
         self, wanted: Wanted, *, build: bool = True, options: Options | None = None, stop: threading.Event = ending
@@ -308,7 +313,7 @@ class Compilation:
         make = functools.partial(
             build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=options,
             tf32=wanted.tf32, values=wanted.values, timings=self._timings(), ranges=wanted.ranges,
-            half_sums=self.half_sums, stop=stop,
+            half_sums=wanted.half_sums, stop=stop,
         )  # fmt: skip
         if self.cache is None:
             return make(), "built"
@@ -322,13 +327,17 @@ class Compilation:
     def _timings(self) -> Timings | None:
         if self.cache is None or self.flavour.is_rtx:  # RTX measures nothing when it builds
             return None
-        target = "-".join(map(str, self.target()))
+        target = "-".join(map(str, self._gpu()))
         return Timings(self.cache, f"{self.flavour.name}-{self.flavour.version}-{target}")
 
     def target(self) -> Json:
         """What a plan is for. RTX plans run on every GPU since Ampere, so no GPU is named and a build needs none."""
         if self.flavour.is_rtx:
             return "portable"
+        gpu = self._gpu()
+        return AMPERE if self.options.hardware_compatible and gpu[1] >= 8 else gpu
+
+    def _gpu(self) -> list[Any]:
         properties = torch.cuda.get_device_properties(self.device or torch.cuda.current_device())
         return [properties.name, properties.major, properties.minor]
 

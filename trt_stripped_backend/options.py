@@ -23,6 +23,8 @@ from .errors import CacheError, OptionError
 MODES = ("auto", "bound", "general", "identical", "immutable")
 FLAVOURS = ("auto", "tensorrt", "tensorrt_rtx")
 PREFIX = "TRT_STRIPPED_"
+#: What the table says of options in the key, and the flavours for which it holds.
+IN_KEY = {"yes": ("tensorrt", "tensorrt_rtx"), "yes, with tensorrt": ("tensorrt",)}
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?\s*$", re.IGNORECASE)
 _A_SIZE = "a size in bytes, such as 8589934592 or '8GiB'"
@@ -162,8 +164,8 @@ def default_cache_dir() -> Path:
 
 
 def _option(default: Any, parse: Callable[[Any], Any], help: str, *, key: str) -> Any:
-    """A field; ``key`` is ``"yes"``, or ``"no: "`` and the reason why the plan does not depend on it."""
-    if key != "yes" and not key.startswith("no: "):
+    """A field; ``key`` is :data:`IN_KEY`, or ``"no: "`` and the reason why the plan does not depend on it."""
+    if key not in IN_KEY and not key.startswith("no: "):
         raise ValueError("an option leaves the key only with a written reason")
     return field(default=default, metadata={"parse": parse, "help": help, "key": key})
 
@@ -231,10 +233,10 @@ class Options:
         False,
         _parse_bool,
         "tensorrt: plans that run on every GPU from Ampere on (slower); tensorrt_rtx: always so",
-        key="yes",
+        key="yes, with tensorrt",
     )
     version_compatible: bool = _option(
-        False, _parse_bool, "tensorrt: plans that later versions run too (slower)", key="yes"
+        False, _parse_bool, "tensorrt: plans that later versions run too (slower)", key="yes, with tensorrt"
     )
     cache: bool = _option(
         True, _parse_bool, "use the disk cache",
@@ -323,9 +325,10 @@ class Options:
         values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
         return {name: value for name, (value, default) in values.items() if value != default}
 
-    def in_key(self) -> dict[str, Any]:
-        """The options that decide a plan, as JSON."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["key"] == "yes"}
+    def in_key(self, flavour: str) -> dict[str, Any]:
+        """The options that decide a plan of this flavour, as JSON."""
+        decide = (f.name for f in dataclasses.fields(self) if flavour in IN_KEY.get(f.metadata["key"], ()))
+        return {name: getattr(self, name) for name in decide}
 
     @property
     def cache_dirs(self) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from .errors import Unsupported
 
@@ -56,6 +57,12 @@ def exact_in_tf32(graph: fx.Graph) -> bool:
     products = [node for node in graph.nodes if str(node.target).rpartition(".")[0] in PRODUCTS]
     values = (one.meta.get("val") for node in products or graph.nodes for one in node.all_input_nodes)
     return not any(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values)
+
+
+def has_half(graph: fx.Graph) -> bool:
+    """Whether a graph has a float16 tensor, without which no sum is in float16."""
+    values = [one for node in graph.nodes for one in pytree.tree_leaves(node.meta.get("val"))]
+    return any(isinstance(value, torch.Tensor) and value.dtype == torch.float16 for value in values)
 
 
 class Settlement:

@@ -214,7 +214,7 @@ def one_key() -> str:
     def block(w: torch.Tensor, x: torch.Tensor) -> Any:
         return F.gelu(x @ w.t()) * torch.tensor([1.0, 2.0]), x.softmax(-1), x.amax(1)
 
-    options = Options.of({"torch_executed_ops": ["mine.b", "mine.a", "mine.c"]}).in_key()
+    options = Options.of({"torch_executed_ops": ["mine.b", "mine.a", "mine.c"]}).in_key("tensorrt")
     environ = environment(("rtx", "1.7"), "portable", "bound", options, tf32=False, half_sums=False)
     return make_key({"graph": of(block, torch.empty(2, 4), torch.empty(3, 4), sources=1), **environ}).digest
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import fx
 
-from trt_stripped_backend import key
+import trt_stripped_backend as ts
+from trt_stripped_backend import compilation, key
+from trt_stripped_backend.compilation import Compilation
 from trt_stripped_backend.errors import Unsupported
+from trt_stripped_backend.flavour import Flavour
 from trt_stripped_backend.key import canonical, environment, make_key
-from trt_stripped_backend.options import Options
+from trt_stripped_backend.options import IN_KEY, Options
 from trt_stripped_backend.types import Json, Partition
 
 
@@ -23,7 +28,7 @@ def env(**changes: Any) -> str:
         "flavour": ("tensorrt", "10.13.3"),
         "device": ["NVIDIA H200", 9, 0],
         "mode": "general",
-        "options": Options.of({}).in_key(),
+        "options": Options.of({}).in_key("tensorrt"),
         "tf32": False,
         "half_sums": False,
         **changes,
@@ -63,11 +68,42 @@ OTHERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("option", dataclasses.fields(Options), ids=lambda option: option.name)
-def test_options(option: dataclasses.Field[Any]) -> None:
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_options(option: dataclasses.Field[Any], flavour: str) -> None:
     default, other = Options.of({"cache_dir": "/here"}), Options.of({option.name: OTHERS[option.name]})
     assert getattr(default, option.name) != getattr(other, option.name)
-    decides = option.metadata["key"] == "yes" and option.name != "refit_mode"  # the mode that it became is a part
-    assert (env(options=default.in_key()) != env(options=other.in_key())) is decides
+    decides = flavour in IN_KEY.get(option.metadata["key"], ())
+    decides &= option.name != "refit_mode"  # the mode that it became is a part
+    assert (env(options=default.in_key(flavour)) != env(options=other.in_key(flavour))) is decides
+
+
+def test_a_hardware_compatible_plan_is_for_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.SimpleNamespace(BuilderFlag=types.SimpleNamespace(REFIT_INDIVIDUAL=1))
+    full = Flavour("tensorrt", Version("10.13"), module)
+
+    def targets(**options: bool) -> list[Json]:
+        found = []
+        for gpu in (("NVIDIA T4", 7, 5), ("NVIDIA A100", 8, 0), ("NVIDIA H200", 9, 0)):
+            properties = types.SimpleNamespace(**dict(zip(("name", "major", "minor"), gpu, strict=True)))
+            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, found=properties: found)
+            found.append(Compilation.of(Options.of(options), full, torch.device("cuda", 0)).target())
+        return found
+
+    assert targets() == [["NVIDIA T4", 7, 5], ["NVIDIA A100", 8, 0], ["NVIDIA H200", 9, 0]]
+    assert targets(hardware_compatible=True) == [["NVIDIA T4", 7, 5], "ampere+", "ampere+"]
+
+
+def test_sums_in_float16_matter_where_there_is_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(dtype: torch.dtype) -> set[str]:
+        found = set()
+        for allowed in (False, True):
+            monkeypatch.setattr(compilation, "half_sums_allowed", lambda allowed=allowed: allowed)
+            report = ts.explain(torch.mm, *[torch.ones(4, 4, dtype=dtype)] * 2, options={"min_block_size": 1})
+            found |= {one.key for one in report.partitions}
+        return found
+
+    assert len(keys(torch.float32)) == len(keys(torch.bfloat16)) == 1
+    assert len(keys(torch.float16)) == 2
 
 
 def test_source_of_the_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trt_stripped_backend.errors import CacheError, OptionError
-from trt_stripped_backend.options import MODES, PREFIX, Options, default_cache_dir, parse_size, table
+from trt_stripped_backend.options import IN_KEY, MODES, PREFIX, Options, default_cache_dir, parse_size, table
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
@@ -236,19 +236,20 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_option_leaves_the_key_only_with_a_reason() -> None:
     for field in FIELDS.values():
         key = field.metadata["key"]
-        assert key == "yes" or len(key.removeprefix("no: ").split()) > 1, field.name
+        assert key in IN_KEY or len(key.removeprefix("no: ").split()) > 1, field.name
 
 
 def test_the_key_part_is_json_and_holds_what_decides_a_plan() -> None:
-    part = Options.of({"workspace_size": "1MiB"}).in_key()
+    part = Options.of({"workspace_size": "1MiB"}).in_key("tensorrt")
     assert json.loads(json.dumps(part)) == part
-    assert set(part) == {name for name, field in FIELDS.items() if field.metadata["key"] == "yes"}
+    assert set(part) == {name for name, field in FIELDS.items() if not field.metadata["key"].startswith("no: ")}
+    assert part.keys() - Options().in_key("tensorrt_rtx") == {"hardware_compatible", "version_compatible"}
     assert part["workspace_size"] == 1 << 20
 
 
 def test_options_outside_the_key_do_not_change_it() -> None:
     for name, value in {"cache_dir": "/tmp/a", "min_block_size": 2, "verify": True, "cache_size": 0}.items():
-        assert Options.of({name: value}).in_key() == Options().in_key()
+        assert Options.of({name: value}).in_key("tensorrt") == Options().in_key("tensorrt")
 
 
 def test_table_has_a_row_for_each_option() -> None:

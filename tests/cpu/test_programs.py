@@ -291,6 +291,10 @@ def test_another_gpu(stored: dict[str, Path], engines: dict[str, Pool], monkeypa
     with pytest.raises(RefitFailed, match=message):
         changed(stored["bound"], device=["There", 8, 6]).refit(perturb(TwoEngines()))
     changed(stored["bound"], device=["Here", 9, 0]).refit(perturb(TwoEngines()))
+    changed(stored["bound"], device="ampere+").refit(perturb(TwoEngines()))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties("T4", 7, 5))
+    with pytest.raises(RefitFailed, match=r"for GPUs since Ampere, and this is T4 \(compute capability 7\.5\)"):
+        changed(stored["bound"], device="ampere+").refit(perturb(TwoEngines()))
 
 
 def test_tf32_that_was_settled_otherwise(

@@ -109,7 +109,7 @@ def _content(compilation: Compilation, planned: Planned, calling: Calling) -> Js
         "mode": compilation.mode,
         "tf32": compilation.tf32,
         "half_sums": compilation.half_sums,
-        "options": compilation.options.in_key(),
+        "options": compilation.options.in_key(compilation.flavour.name),
         "calling": calling.to_json(),
         "engines": [
             {

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from .. import weights
 from ..backend import assembled, needs_grad
-from ..compilation import Compilation, Piece, Planned
+from ..compilation import AMPERE, Compilation, Piece, Planned
 from ..enginecall import EngineCall
 from ..errors import BadEntry, OptionError, RefitFailed, Unsupported
 from ..flavour import Flavour, load
@@ -258,7 +258,7 @@ class StrippedProgram:
             flavour = load(name)
         except OptionError:  # another one is in use
             flavour = load()
-        if not flavour.runs(name, version, newer=bool(self._options.version_compatible)):
+        if not flavour.runs(name, version, newer=self._content["options"].get("version_compatible", False)):
             raise RefitFailed(
                 f"the program was exported for {name} {version}, and this process has {flavour}, which does not run "
                 f"such plans: export again with {flavour}, or install {name}=={version}"
@@ -269,12 +269,14 @@ class StrippedProgram:
                 "export again here"
             )
         wanted = self._content["device"]
-        if isinstance(wanted, list) and not self._options.hardware_compatible:
+        if wanted != "portable":
             found = torch.cuda.get_device_properties(device)
-            if wanted != [found.name, found.major, found.minor]:
+            here: Any = [found.name, found.major, found.minor]
+            if wanted != here and not (wanted == AMPERE and found.major >= 8):
+                exported = "GPUs since Ampere" if wanted == AMPERE else _gpu(*wanted)
                 raise RefitFailed(
-                    f"the program was exported for {_gpu(*wanted)}, and this is "
-                    f"{_gpu(found.name, found.major, found.minor)}: export again here, or with hardware_compatible=True"
+                    f"the program was exported for {exported}, and this is {_gpu(*here)}: export again here, or with "
+                    "hardware_compatible=True"
                 )
         return flavour
 
