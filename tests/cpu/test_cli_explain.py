@@ -60,6 +60,32 @@ def no_args():
 
 def no_kwargs():
     return MODEL, (), 3
+
+
+def fails():
+    raise OSError("my checkpoint is missing")
+
+
+def leaves():
+    raise SystemExit(3)
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("a bug of the model")
+
+
+def broken():
+    return Broken(), (torch.randn(2),)
+
+
+def unknown():
+    return MODEL, (torch.randn(2, 4),), {"nosuch": 1}
+
+
+def noisy():
+    print("hello from the model")
+    return make()
 """
 
 
@@ -110,7 +136,7 @@ def test_a_method_makes_a_model(capsys: pytest.CaptureFixture[str]) -> None:
         ("no_such_module:make", "there is no module 'no_such_module' in "),
         ("no.such.module:make", "there is no module 'no' in "),
         ("no_such.py:make", "there is no file no_such.py"),
-        ("their_broken:make", "their_broken cannot be imported: No module named 'no_such_package'"),
+        ("their_broken:make", "their_broken cannot be imported: ModuleNotFoundError: No module named"),
         ("their_wrong.py:make", "their_wrong.py cannot be imported: ZeroDivisionError: division by zero"),
         ("their_models:mak", "their_models has no 'mak'; did you mean 'make'?"),
         ("their_models:zzzzzz", "their_models has no 'zzzzzz'\n"),
@@ -121,11 +147,26 @@ def test_a_method_makes_a_model(capsys: pytest.CaptureFixture[str]) -> None:
         ("their_models:no_model", "returned a model of type str, not callable"),
         ("their_models:no_args", "returned args of type Tensor, not a tuple"),
         ("their_models:no_kwargs", "returned kwargs of type int, not a dict"),
+        ("their_models:fails", "their_models:fails failed: OSError: my checkpoint is missing"),
+        ("their_models:leaves", "their_models:leaves failed: SystemExit: 3"),
+        ("their_models:broken", "the model of their_models:broken cannot be traced: "),
+        ("their_models:unknown", "the model of their_models:unknown cannot be traced: TypeError: "),
     ],
 )
 def test_errors_name_the_way_out(capsys: pytest.CaptureFixture[str], factory: str, message: str) -> None:
     _, told = run(capsys, factory, code=2)
     assert f"trt-stripped: {message}" in told or (message.startswith("returned") and message in told)
+
+
+def test_where_a_model_fails_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    _, told = run(capsys, "their_models:broken", code=2)
+    assert "Traceback" in told and 'raise RuntimeError("a bug of the model")' in told
+
+
+def test_what_a_model_prints_is_no_part_of_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    out, told = run(capsys, "their_models:noisy", "--json", "-o", "min_block_size=1")
+    assert json.loads(out)["nodes_in_engines"] == 2
+    assert "hello from the model" in told
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -12,10 +13,13 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TRTStrippedError
 from .output import print_json
+
+if TYPE_CHECKING:
+    from ..report import Report
 
 _RETURNS = "it must return (model, args) or (model, args, kwargs), such as `return model, (torch.randn(2, 3),)`"
 
@@ -43,10 +47,8 @@ def add(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     options = _options(arguments.options)
-    model, args, kwargs = _made(arguments.factory)
-    from ..tracing import explain  # here, since it imports PyTorch
-
-    report = explain(model, *args, options=options, **kwargs)
+    with contextlib.redirect_stdout(sys.stderr):  # what the model's own code prints is no part of the report
+        report = _report(arguments.factory, options)
     if arguments.html is not None:
         report.to_html(arguments.html)
         print(f"written: {arguments.html}", file=sys.stderr)
@@ -55,6 +57,25 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         report.show()
     return 0 if report.nodes_in_engines else 1
+
+
+def _report(factory: str, options: dict[str, str]) -> Report:
+    model, args, kwargs = _made(factory)
+    from ..tracing import explain  # here, since it imports PyTorch
+
+    try:
+        return explain(model, *args, options=options, **kwargs)
+    except TRTStrippedError:
+        raise
+    except Exception as error:
+        raise _failed(f"the model of {factory} cannot be traced", error) from error
+
+
+def _failed(what: str, error: BaseException) -> FactoryError:
+    """Prints where the user's code failed."""
+    traceback.print_exception(error)
+    first, *_ = str(error).strip().splitlines() or [""]
+    return FactoryError(f"{what}: {type(error).__name__}" + (f": {first}" if first else ""))
 
 
 def _options(given: list[str]) -> dict[str, str]:
@@ -71,7 +92,10 @@ def _made(factory: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, 
     if not where or not name:
         raise FactoryError(f"{factory!r} is not MODULE:FACTORY, such as models.vit:make or model.py:make")
     make = _function(_module(where), where, name)
-    made = make()
+    try:
+        made = make()
+    except (Exception, SystemExit) as error:
+        raise _failed(f"{factory} failed", error) from error
     if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
         what = f"{len(made)} values" if isinstance(made, (tuple, list)) else type(made).__name__
         raise FactoryError(f"{factory} returned {what}: {_RETURNS}")
@@ -104,12 +128,10 @@ def _module(where: str) -> ModuleType:
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-            traceback.print_exc()
-            raise FactoryError(f"{where} cannot be imported: {error}") from error
+            raise _failed(f"{where} cannot be imported", error) from error
         raise FactoryError(f"there is no module {error.name!r} in {folder} or where Python looks for modules") from None
-    except Exception as error:
-        traceback.print_exc()
-        raise FactoryError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise _failed(f"{where} cannot be imported", error) from error
     return module
 
 
