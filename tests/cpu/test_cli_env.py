@@ -159,7 +159,8 @@ def test_caches(
     assert "chmod go-w" in third["problem"] and not third["writable"]
     assert main(["env"]) == 0
     out = capsys.readouterr().out
-    assert f"missing\tcache directory {unsafe} is not safe" in out and "not made yet" in out
+    assert f"missing\tcache directory {unsafe} is not safe" in out
+    assert f"{absent}: not made yet, limit 8.0 GiB, can be made" in out
 
 
 def test_without_a_home_directory(

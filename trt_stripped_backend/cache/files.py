@@ -61,6 +61,8 @@ def examine_directory(path: Path) -> bool:
     reason = distrust(info)
     if reason:
         cure = f"run chmod go-w {path}" if info.st_uid == os.geteuid() else _OWN
+        if info.st_mode & stat.S_ISVTX:  # /tmp and its like are for everyone
+            cure = f"name a directory inside, such as {path / 'trt_stripped'}"
         raise CacheError(f"cache directory {path} is not safe, since a plan is code and {reason}: {cure}")
     return os.access(path, os.R_OK | os.W_OK | os.X_OK)
 

@@ -132,7 +132,8 @@ class Folders:
         if (str(where), cause) not in _warned:
             _warned.add((str(where), cause))
             # As text: whoever keeps the record would keep the traceback, and with it an open database.
-            log.warning("cache: %s; going on without", str(error) or type(error).__name__)
+            text = str(error) or type(error).__name__
+            log.warning("%s; going on without", text if text.startswith("cache ") else f"cache: {text}")
 
     def close(self) -> None:
         """Forgets what was found; the directories are examined anew at the next use."""

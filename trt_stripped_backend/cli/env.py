@@ -93,9 +93,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("TensorRT in use", found["flavour"] or "none"))
     rows.append(("refit_mode", "none" if mode is None else f"{mode['mode']}: {mode['why']}"))
     for one in found["cache"]:
-        state = one["problem"] or ("writable" if one["writable"] else "not writable")
-        held = f"{one['entries']} entries, {size_text(one['bytes'])}" if one["exists"] else "not made yet"
-        rows.append(("cache", f"{one['directory']}: {held} of {size_text(found['cache_size'])}, {state}"))
+        may = "writable" if one["exists"] else "can be made"
+        state = one["problem"] or (may if one["writable"] else f"not {may}")
+        held = f"{one['entries']} entries, {size_text(one['bytes'])} of" if one["exists"] else "not made yet, limit"
+        rows.append(("cache", f"{one['directory']}: {held} {size_text(found['cache_size'])}, {state}"))
     rows += [("variable", f"{name}={value}") for name, value in found["variables"].items()]
     rows += [("missing", f"{one['what']}: {one['mend']}") for one in found["missing"]]
     rows.append(("engines", "can be built" if found["builds"] else "cannot be built"))

@@ -44,7 +44,7 @@ def refused(cache: EngineCache, said: Said, why: str) -> None:
         loud.get(A)
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777])
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_directory_that_others_may_write_is_refused(tmp_path: Path, mode: int, warnings_said: Said) -> None:
     directory = tmp_path / "open"
     open_at(directory).put(A, entry(A))
@@ -64,6 +64,13 @@ def test_another_users_directory_is_refused(
     else:
         monkeypatch.setattr(os, "geteuid", lambda: directory.stat().st_uid + 1)
     refused(open_at(directory), warnings_said, "it belongs to user")
+
+
+def test_a_directory_for_everyone_is_not_to_be_closed(tmp_path: Path, warnings_said: Said) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    refused(open_at(tmp_path / "shared"), warnings_said, f"name a directory inside, such as {tmp_path / 'shared'}/")
+    assert warnings_said()[0].startswith("cache directory ")
 
 
 def test_a_linked_directory_is_refused_and_its_target_named(tmp_path: Path, warnings_said: Said) -> None:
