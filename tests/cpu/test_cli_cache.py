@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +16,9 @@ from typing import Any
 import pytest
 
 from tests.cpu.cache.support import entry, entry_file, key, plant
+from trt_stripped_backend import __version__
 from trt_stripped_backend.cache import EngineCache, open_cache
+from trt_stripped_backend.cache.entry import MAGIC
 from trt_stripped_backend.cli import main
 from trt_stripped_backend.types import Entry, Json, Key
 
@@ -98,14 +103,33 @@ def test_prune(capsys: pytest.CaptureFixture[str], cache: EngineCache) -> None:
     assert "8GiB" in capsys.readouterr().err
 
 
+def answered(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """A terminal at which somebody types this."""
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", terminal)
+
+
+def test_clear_names_the_directory_that_it_clears(
+    capsys: pytest.CaptureFixture[str], cache: EngineCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    open_cache(other).put(key("c"), entry(key("c")))
+    answered(monkeypatch, "y\n")
+    assert main(["cache", "clear", "--dir", str(other), "--dir", str(cache.dirs[0])]) == 0
+    assert capsys.readouterr().err == f"Remove 1 entries from {other}? [y/N] "
+    assert len(cache.entries()) == 2
+
+
 def test_clear_asks(capsys: pytest.CaptureFixture[str], cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--yes" in fail(capsys, "clear")
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    monkeypatch.setattr("builtins.input", lambda question: "n")
-    run(capsys, "clear", code=1)
+    for answer in ("n\n", ""):
+        answered(monkeypatch, answer)
+        assert main(["cache", "clear", "--json"]) == 1
+        assert capsys.readouterr() == ("", f"Remove 2 entries from {cache.dirs[0]}? [y/N] ")
     assert len(cache.entries()) == 2
-    monkeypatch.setattr("builtins.input", lambda question: "y" if "2 entries" in question else "n")
-    run(capsys, "clear")
+    answered(monkeypatch, "y\n")
+    assert run_json(capsys, "clear")["entries"] == 3
     assert cache.entries() == []
     assert run_json(capsys, "clear", "--yes") == {"entries": 0, "bytes": 0}
 
@@ -120,6 +144,31 @@ def test_diff(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, "diff", A[0].digest, A[0].digest) == []
 
 
+def test_diff_shows_where_long_values_differ(capsys: pytest.CaptureFixture[str], cache: EngineCache) -> None:
+    keys = [key(f"long {last}") for last in (1, 2)]
+    for last, one in zip((1, 2), keys, strict=True):
+        cache.put(one, Entry(one.digest, {"parts": {"long": [*range(100), last]}}, b""))
+    (row,) = run(capsys, "diff", keys[0].digest, keys[1].digest, code=1).splitlines()
+    assert row == "long\t…3,94,95,96,97,98,99,1]\t…3,94,95,96,97,98,99,2]"
+
+
+@pytest.mark.parametrize(
+    "damage", ['"created":NaN', '"created":1e300', '"created":Infinity', '"created":' + "9" * 400, '"created":-1e18']
+)
+def test_one_bad_header_hides_no_entry(capsys: pytest.CaptureFixture[str], cache: EngineCache, damage: str) -> None:
+    """Listings do not verify what they list."""
+    header = '{"build_seconds":1e999,"mode":"\\u001b[31m\\n\\ud800","flavour":["x"]}'
+    text = f'{{{damage},"header":{header},"key":"{key("c").digest}","plan_bytes":0}}'.encode()
+    data = MAGIC + struct.pack("<II", 1, len(text)) + text
+    plant(cache.dirs[0], key("c"), data + hashlib.sha256(data).digest())
+    rows = [line.split("\t") for line in run(capsys, "ls").splitlines()]
+    assert {row[0] for row in rows} == {one.digest[:12] for one in (A[0], B[0], key("c"))}
+    (bad,) = (row for row in rows if row[0] == key("c").digest[:12])
+    assert (bad[1], bad[4], bad[5]) == ("?", "", "x, \\x1b[31m\\n\\ud800")
+    assert len(run_json(capsys, "ls")) == 3
+    entry_file(cache.dirs[0], key("c")).unlink()
+
+
 def test_pack_and_unpack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path, there = str(tmp_path / "fleet.pack"), str(tmp_path / "there")
     assert run_json(capsys, "pack", path, A[0].digest[:8]) == {"packed": [A[0].digest]}
@@ -131,6 +180,7 @@ def test_pack_and_unpack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     Path(path).write_bytes(Path(path).read_bytes()[:-1])
     assert "pack" in fail(capsys, "unpack", path)
     assert "absent" in fail(capsys, "unpack", str(tmp_path / "absent"))
+    assert "directory" in fail(capsys, "pack", "") and "directory" in fail(capsys, "unpack", "")
 
 
 def test_several_directories(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -169,6 +219,40 @@ def test_the_module_runs(cache: EngineCache) -> None:
     assert all(
         action in helped.stdout for action in ("ls", "show", "check", "prune", "clear", "diff", "pack", "unpack")
     )
+
+
+PRINTS = (
+    "import sys; from trt_stripped_backend.cli import completion, main; "
+    "completion._run = lambda arguments: print('größer ' * {count}) or 0; "
+    "sys.exit(main(['completion', 'bash']))"
+)
+
+
+@pytest.mark.parametrize("count", [1, 10_000])
+def test_output_that_cannot_be_written(count: int) -> None:
+    command = [sys.executable, "-c", PRINTS.format(count=count)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (gone.returncode, gone.stderr) == (0, "")
+    with Path("/dev/full").open("w") as device:
+        full = subprocess.run(command, stdout=device, stderr=subprocess.PIPE, text=True, check=False)
+    assert full.returncode == 2 and full.stderr.startswith("trt-stripped: ") and len(full.stderr.splitlines()) == 1
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_characters_that_the_output_lacks() -> None:
+    command = [sys.executable, "-c", PRINTS.format(count=1)]
+    done = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.stdout == b"gr\\xf6\\xdfer \n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"trt-stripped {__version__}\n"
 
 
 def test_help_needs_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,10 @@ class Record:
     def build_seconds(self) -> float | None:
         """What the build took, so what a hit saves; None if the header does not say."""
         seconds = self.header.get("build_seconds")
-        return float(seconds) if isinstance(seconds, (int, float)) else None
+        try:
+            return float(seconds) if isinstance(seconds, (int, float)) and math.isfinite(seconds) else None
+        except OverflowError:  # an int of hundreds of digits
+            return None
 
     @property
     def parts(self) -> dict[str, Json]:

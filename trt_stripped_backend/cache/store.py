@@ -62,6 +62,12 @@ class EngineCache:
     def dirs(self) -> tuple[Path, ...]:
         return self._folders.paths
 
+    @property
+    def written(self) -> Path | None:
+        """The directory that is written, the first that can be; None if there is none."""
+        folder = self._folders.writer()
+        return None if folder is None else folder.path
+
     def get(self, key: Key) -> Entry | None:
         """The entry of ``key``, or None. A hit makes it the most recently used one; a bad entry is removed."""
         entry = self._get(key.digest)

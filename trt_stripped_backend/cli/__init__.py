@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
+from .. import __version__
 from ..errors import TRTStrippedError
 from . import cache, completion, env, explain, ops
 
@@ -18,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="trt-stripped", description="Weight-stripped TensorRT engines: look into the cache and the backend."
     )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     top.set_defaults(parser=top)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
@@ -27,13 +32,30 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``trt-stripped``; 0 is success, 1 a finding (problems, differences), 2 an error, told on stderr."""
-    arguments = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal or pipe has every character
+            stream.reconfigure(errors="backslashreplace")
     try:
+        arguments = parser().parse_args(argv)
         code: int = arguments.run(arguments)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away, as `head` does
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it may fail
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
         return 0
     except (TRTStrippedError, OSError) as error:
         print(f"trt-stripped: {error}", file=sys.stderr)
         return 2
+    finally:
+        _discard(sys.stdout)
     return code
+
+
+def _discard(stream: TextIO | None) -> None:
+    """What a stream holds and cannot write goes nowhere: Python would fail on it once more as it ends."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
+        os.close(nowhere)

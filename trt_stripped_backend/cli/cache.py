@@ -15,8 +15,11 @@ from .output import print_json, print_table, size_text, time_text
 if TYPE_CHECKING:
     from ..cache import EngineCache, Freed, Record
 
-#: How much of a value ``diff`` shows in a table.
-_WIDTH = 60
+#: How much of a value ``diff`` shows in a table, and how much of it before the first difference.
+_WIDTH, _BEFORE = 60, 20
+_PRUNES = (
+    "in the directory that is written, remove damaged entries and left-overs, then the least recently used entries"
+)
 
 
 def add(commands: Any) -> None:
@@ -37,7 +40,7 @@ def add(commands: Any) -> None:
         return one
 
     action("ls", _ls, "list the entries, most recently used first")
-    show = action("show", _show, "show one entry: its header and the parts of its key")
+    show = action("show", _show, "show one entry as JSON: its header and the parts of its key")
     show.add_argument("key", metavar="KEY", help="a key, or enough of its beginning")
     action(
         "check",
@@ -45,18 +48,19 @@ def add(commands: Any) -> None:
         "audit digests, owners, modes, index, left-overs; exit code 1 on problems",
         "verify",
     )
-    prune = action("prune", _prune, "remove damaged entries and left-overs, then the least recently used entries")
-    prune.add_argument("--size", type=_size, metavar="SIZE", help="bytes to keep at most, e.g. 2GiB")
-    clear = action("clear", _clear, "remove all entries")
+    prune = action("prune", _prune, _PRUNES)
+    size = "bytes to keep at most, e.g. 2GiB (default: TRT_STRIPPED_CACHE_SIZE, else 8GiB)"
+    prune.add_argument("--size", type=_size, metavar="SIZE", help=size)
+    clear = action("clear", _clear, "remove all entries of the directory that is written")
     clear.add_argument("--yes", action="store_true", help="do not ask")
     diff = action("diff", _diff, "show which parts of two keys differ; exit code 1 if any")
-    diff.add_argument("left", metavar="KEY1")
-    diff.add_argument("right", metavar="KEY2")
+    diff.add_argument("left", metavar="KEY1", help="a key, or enough of its beginning")
+    diff.add_argument("right", metavar="KEY2", help="another one")
     pack = action("pack", _pack, "write entries to one file, for unpack on other machines")
-    pack.add_argument("file", type=Path, metavar="FILE")
+    pack.add_argument("file", type=Path, metavar="FILE", help="where to write them")
     pack.add_argument("keys", metavar="KEY", nargs="*", help="entries (default: all)")
     unpack = action("unpack", _unpack, "verify a file of entries and add them; a plan is code, so trust its author")
-    unpack.add_argument("file", type=Path, metavar="FILE")
+    unpack.add_argument("file", type=Path, metavar="FILE", help="what pack wrote")
 
 
 def _size(text: str) -> int:
@@ -141,8 +145,12 @@ def _clear(arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise CacheError("clear removes all entries: say --yes")
-        question = f"Remove {len(cache.entries())} entries from {', '.join(map(str, cache.dirs))}? [y/N] "
-        if input(question).strip().lower() not in ("y", "yes"):
+        where = cache.written
+        if where is None:
+            return _tell(cache.clear(), arguments)  # which says why there is none
+        count = sum(record.directory == where for record in cache.entries())
+        print(f"Remove {count} entries from {where}? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 1
     return _tell(cache.clear(), arguments)
 
@@ -165,9 +173,18 @@ def _diff(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([one._asdict() for one in found])
     else:
-        rows = [(one.part, *(canonical(side).decode()[:_WIDTH] for side in one[1:])) for one in found]
+        rows = [(one.part, *_shown(*(canonical(side).decode() for side in one[1:]))) for one in found]
         print_table(("part", left.key[:12], right.key[:12]), rows)
     return 1 if found else 0
+
+
+def _shown(left: str, right: str) -> list[str]:
+    """Two values, cut to the part where they begin to differ."""
+    pairs = enumerate(zip(left, right, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
+    start = max(first - _BEFORE, 0) if max(len(left), len(right)) > _WIDTH else 0
+    end = start + _WIDTH
+    return [("…" if start else "") + one[start:end] + ("…" if one[end:] else "") for one in (left, right)]
 
 
 def _pack(arguments: argparse.Namespace) -> int:

@@ -19,16 +19,21 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
     """A table; the columns named in ``right`` hold numbers."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         for row in rows:
-            print("\t".join(str(cell) for cell in row))
+            print("\t".join(map(_cell, row)))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*map(_cell, row))
     Console(markup=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    """A value in one line, whatever it holds: control characters are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
 def size_text(count: int) -> str:
@@ -48,5 +53,12 @@ def size_text(count: int) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Unix seconds as local time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    """Unix seconds as local time; a header that nobody verified may hold anything.
+
+    >>> time_text(float("nan"))
+    '?'
+    """
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "?"
