@@ -298,12 +298,6 @@ def test_modes_that_hold_values_are_refused(mode: str) -> None:
     assert compiled.background
 
 
-def test_the_option_is_not_in_the_key() -> None:
-    assert Options.of({"build": "background"}).in_key("tensorrt") == Options.of({}).in_key("tensorrt")
-    with pytest.raises(OptionError, match="did you mean 'background'"):
-        Options.of({"build": "backgruond"})
-
-
 # ------------------------------------------------------------------------------------------------ the first call
 
 

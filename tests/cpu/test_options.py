@@ -256,3 +256,9 @@ def test_table_has_a_row_for_each_option() -> None:
     rows = table()
     assert [row["name"] for row in rows] == list(FIELDS)
     assert all(row["help"] and row["variable"] == PREFIX + row["name"].upper() for row in rows)
+
+
+def test_when_to_build_is_not_in_the_key() -> None:
+    assert Options.of({"build": "background"}).in_key("tensorrt") == Options.of({}).in_key("tensorrt")
+    with pytest.raises(OptionError, match="did you mean 'background'"):
+        Options.of({"build": "backgruond"})
