@@ -137,6 +137,46 @@ def _source_name(node: fx.Node) -> str:
 # ------------------------------------------------------------------------------------------------ passes
 
 
+def inline_regions(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
+    """Puts what ``torch.compiler.nested_compile_region`` keeps apart, once for all its calls, where it is called."""
+    waiting = [node for node in gm.graph.nodes if node.target is torch.ops.higher_order.invoke_subgraph]
+    for call in waiting:  # grows: a region may call others
+        holder: Any = call.args[0]
+        region = operator.attrgetter(holder.target)(gm)
+        given = dict(zip(region.graph.find_nodes(op="placeholder"), call.args[2:], strict=True))
+        # Traced for another call's symbols, its values would have these.
+        alike = all(_shape(node.meta.get("val")) == _shape(_value(one)) for node, one in given.items())
+        if not alike or any(user.target is not operator.getitem for user in call.users):
+            continue
+        copies: dict[fx.Node, Any] = dict(given)
+        with gm.graph.inserting_before(call):
+            for node in region.graph.nodes:
+                if node.op in ("placeholder", "output"):
+                    continue
+                copies[node] = made = gm.graph.node_copy(node, copies.__getitem__)
+                if node.op == "get_attr":
+                    made.target = f"{holder.target}_{node.target}".replace(".", "_")
+                    setattr(gm, made.target, operator.attrgetter(node.target)(region))
+                if node.target is torch.ops.higher_order.invoke_subgraph:
+                    waiting.append(made)
+        results = fx.node.map_arg(region.graph.output_node().args[0], copies.__getitem__)
+        for user in list(call.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            gm.graph.erase_node(user)
+        gm.graph.erase_node(call)
+    gm.graph.eliminate_dead_code()
+
+
+def _value(argument: Any) -> Any:
+    return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return [expression(size) for size in value.shape]
+    return expression(value) if isinstance(value, (int, torch.SymInt)) else value
+
+
 def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
     """Removes nodes that only rename a value: ``detach``, ``alias``, ``lift_fresh_copy`` and casts to the same type.
 
@@ -293,5 +333,5 @@ def _computed(graph: fx.Graph, wanted: Size, made: dict[Any, fx.Node]) -> fx.Nod
 
 #: In order; each is followed by a lint of the graph.
 PASSES: tuple[Callable[[fx.GraphModule, set[fx.Node]], None], ...] = (
-    drop_copies, update_in_place, fold_batch_norm, sizes_from_arguments,
+    inline_regions, drop_copies, update_in_place, fold_batch_norm, sizes_from_arguments,
 )  # fmt: skip

@@ -161,6 +161,41 @@ def test_a_copy_that_changes_the_layout_stays() -> None:
 # ------------------------------------------------------------------------------------------------ sources
 
 
+@torch.compiler.nested_compile_region
+def inner(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x @ w + torch.tensor([0.5]), x.sin()
+
+
+@torch.compiler.nested_compile_region
+def outer(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    first, second = inner(x, w)
+    return first.relu() * second
+
+
+def test_regions_compiled_once_are_part_of_the_graph() -> None:
+    model = perturb(nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(2)))
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = outer(x, layer.weight)
+            return outer(x[:3], self.layers[0].weight)
+
+    one, x = Stack(), torch.randn(4, 8)
+    staged = stage(one, x)
+    assert not staged.cut.rejections
+    assert len(staged.cut.partitions) == 1
+    assert targets(staged.graph).count("aten.sin.default") == 3
+    for seed in (1, 2):
+        with torch.no_grad():
+            torch.testing.assert_close(staged.compiled(x), one(x))
+        perturb(model, seed)
+
+
 class Named(nn.Module):
     scale: torch.Tensor
     state: torch.Tensor
