@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from .. import __version__
 from ..errors import TRTStrippedError
@@ -32,30 +31,31 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``trt-stripped``; 0 is success, 1 a finding (problems, differences), 2 an error, told on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not every terminal or pipe has every character
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who called us
+            setattr(sys, name, io.StringIO())
+        elif isinstance(stream, io.TextIOWrapper):  # not every terminal or pipe has every character
             stream.reconfigure(errors="backslashreplace")
     try:
         arguments = parser().parse_args(argv)
         code: int = arguments.run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, where it may fail
+        sys.stdout.flush()  # here, where it may fail
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         return 0
     except (TRTStrippedError, OSError) as error:
         print(f"trt-stripped: {error}", file=sys.stderr)
         return 2
     finally:
-        _discard(sys.stdout)
+        _discard_rest()
     return code
 
 
-def _discard(stream: TextIO | None) -> None:
-    """What a stream holds and cannot write goes nowhere: Python would fail on it once more as it ends."""
+def _discard_rest() -> None:
+    """What stdout holds and cannot write goes nowhere: Python would fail on it once more as it ends."""
     try:
-        if stream is not None:
-            stream.flush()
+        sys.stdout.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
+        os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

@@ -19,7 +19,7 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
     """A table; the columns named in ``right`` hold numbers."""
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(map(_cell, row)))
         return
