@@ -94,7 +94,8 @@ def prebuild(
         raise TRTStrippedError(f"{flavour} needs a GPU to build; install tensorrt_rtx, which does not, or run on one")
     if chosen.refit_mode in VALUED:
         raise OptionError(f"prebuild: refit_mode={chosen.refit_mode!r} needs the weights' values; run the model")
-    first = [Variant(args, kwargs or {}, dynamic_shapes)] if args or kwargs or not variants else []
+    alone = bool(args or kwargs or not variants) if isinstance(args, Sequence) else True
+    first = [Variant(args, kwargs or {}, dynamic_shapes)] if alone else []
     reports = [_plan(model, one, chosen, look_only=False) for one in (*first, *variants)]
     return reports[0] if len(reports) == 1 else merged(reports)
 

@@ -34,6 +34,9 @@ class Variant:
     dynamic_shapes: Any = None
     dtype: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        check_arguments(self.args)
+
     def marked(self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Marks the dynamic dimensions of stand-ins for the arguments.
 
@@ -48,6 +51,12 @@ class Variant:
         forward = model.forward if isinstance(model, nn.Module) else model
         named = inspect.signature(forward).bind(*args, **kwargs).arguments
         _mark(named if isinstance(shapes, Mapping) else list(named.values()), shapes, "dynamic_shapes")
+
+
+def check_arguments(args: object) -> None:
+    """Raises OptionError for example arguments that are no sequence: those of a tensor alone would be its rows."""
+    if not isinstance(args, Sequence) or isinstance(args, str):
+        raise OptionError(f"example arguments are a tuple, such as (x,), not a {type(args).__name__}")
 
 
 def copy_marks(real: torch.Tensor, fake: torch.Tensor) -> None:

@@ -298,3 +298,9 @@ def test_the_cpus_own_layouts_come_back() -> None:
     with pytest.raises(RuntimeError, match="stop"), as_on_cuda():
         raise RuntimeError("stop")
     assert (torch._C._select_conv_backend, torch._C._conv_determine_backend_memory_format) == before
+
+
+def test_arguments_are_a_tuple() -> None:
+    for make in (ts.prebuild, ts.export, ts.strip_engine):
+        with pytest.raises(OptionError, match=r"a tuple, such as \(x,\), not a Tensor"):
+            make(torch.nn.Linear(4, 4), torch.randn(2, 4))  # type: ignore[operator]

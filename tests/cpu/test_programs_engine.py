@@ -18,7 +18,7 @@ from tests.graphs import TwoEngines, perturb
 from tests.torch_network import TorchNetwork
 from trt_stripped_backend import compilation, flavour
 from trt_stripped_backend.build import convert
-from trt_stripped_backend.errors import BuildFailed, RefitFailed
+from trt_stripped_backend.errors import BuildFailed, OptionError, RefitFailed
 from trt_stripped_backend.ops.net import Net
 from trt_stripped_backend.types import Partition, Signature
 
@@ -163,3 +163,13 @@ def test_what_is_not_one_engine() -> None:
 
     with pytest.raises(BuildFailed, match=r"does not make every result.*\n  result\[1\]"):
         ts.strip_engine(Same(), (X,))
+
+
+def test_small_mistakes_and_a_short_text(tmp_path: Path) -> None:
+    engine = ts.strip_engine(nn.Linear(3, 2), (torch.randn(4, 3),))
+    assert repr(engine).startswith(f"<StrippedEngine: {flavour.load()}, ") and "2 weights, 1 outputs>" in repr(engine)
+    with pytest.raises(OptionError, match=r"would replace its plan at .*engine\.json"):
+        engine.save(tmp_path / "engine.json")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RefitFailed, match="weight is of type int; the program takes a tensor"):
+        engine.weights({"weight": 5, "bias": torch.zeros(2)})  # type: ignore[dict-item]

@@ -364,6 +364,10 @@ def matched(
         known.update(source.names)
         names = [name for name in source.names if name in given]
         value = given[names[0]] if names else held.get(source.name)
+        untold = next((name for name in names if not hasattr(given[name], "shape") and given[name] is not None), None)
+        if untold is not None:
+            wrong.append(f"{untold} is of type {type(given[untold]).__name__}; the program takes a tensor")
+            continue
         if value is None:
             other = "" if source.persistent else ", a buffer that is in no state_dict and had no value at export"
             wrong.append(f"missing: {source.name} ({tensor_text(source.spec)}){other}")

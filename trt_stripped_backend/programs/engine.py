@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from ..compilation import Compilation
-from ..errors import BuildFailed
+from ..errors import BuildFailed, OptionError
 from ..inplace import viewed
 from ..key import host
 from ..lowering import Lowered
@@ -30,7 +30,7 @@ from .supply import Weights, supply, tensors_of
 from .table import interface, outputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StrippedEngine:
     """One engine without weights, and what a program without PyTorch must know to run it.
 
@@ -41,12 +41,17 @@ class StrippedEngine:
             ``general``: they are refitted by name), and what the plan is for (``flavour``, ``device``, ``host``).
     """
 
-    plan: bytes = field(repr=False)
+    plan: bytes
     table: Json
-    _signature: Signature = field(repr=False)
-    _split: Split = field(repr=False)
-    _calling: Calling = field(repr=False)
-    _held: Mapping[str, torch.Tensor] = field(repr=False)
+    _signature: Signature
+    _split: Split
+    _calling: Calling
+    _held: Mapping[str, torch.Tensor]
+
+    def __repr__(self) -> str:
+        table, size = self.table, len(self.plan) / 1e6
+        counts = ", ".join(f"{len(table[name])} {name}" for name in ("inputs", "weights", "outputs"))
+        return f"<StrippedEngine: {' '.join(table['flavour'])}, {table['mode']}, {size:.2f} MB, {counts}>"
 
     def weights(self, weights: Weights) -> dict[str, torch.Tensor]:
         """What to give the engine for each of its slots: tensors on the host, in the layout of its bindings.
@@ -73,8 +78,14 @@ class StrippedEngine:
         }
 
     def save(self, path: str | Path) -> None:
-        """Writes the plan to ``path`` and the table beside it, as ``.json``."""
+        """Writes the plan to ``path`` and the table beside it, as ``.json``.
+
+        Raises:
+            OptionError: both would lie at one path.
+        """
         path = Path(path)
+        if path.suffix == ".json":
+            raise OptionError(f"the engine's table would replace its plan at {path}: name the plan otherwise")
         path.write_bytes(self.plan)
         path.with_suffix(".json").write_text(json.dumps(self.table, indent=1), encoding="utf-8")
 

@@ -17,6 +17,7 @@ from ..key import host
 from ..options import Options
 from ..report import recent, warn
 from ..types import Json
+from ..variant import check_arguments
 from . import graph
 from .calling import Calling
 from .flat import flat
@@ -72,6 +73,7 @@ def export(
 
 def traced(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> ExportedProgram:
     """The ``torch.export`` program of a module, or the program itself."""
+    check_arguments(args)
     if isinstance(model, ExportedProgram):
         if args or kwargs or dynamic_shapes:
             raise TRTStrippedError("an ExportedProgram has its arguments already: give it alone")
