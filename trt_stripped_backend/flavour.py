@@ -73,6 +73,14 @@ class Flavour:
         """
         return not self.is_rtx and (self.version.major, self.version.minor) == (11, 3)
 
+    @property
+    def refuses_hopper(self) -> bool:
+        """RTX 1.7.1 loaded no plan on an H200; 1.6.1, built for CUDA 12, did. Hopper is not in RTX's support matrix.
+
+        Source: docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix.html
+        """
+        return self.is_rtx and self.version >= Version("1.7")
+
     def runs(self, name: str, version: str, *, newer: bool) -> bool:
         """Whether it takes plans of another library and version.
 

@@ -32,7 +32,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU."""
-    properties = types.SimpleNamespace(name="NVIDIA H200", major=9, minor=0, total_memory=150 << 30)
+    properties = types.SimpleNamespace(name="NVIDIA L40S", major=8, minor=9, total_memory=48 << 30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
@@ -53,6 +53,14 @@ def mended(found: Any, what: str) -> Any:
     return one
 
 
+def test_a_gpu_that_the_newest_library_does_not_serve(
+    capsys: pytest.CaptureFixture[str], gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = types.SimpleNamespace(name="NVIDIA H200", major=9, minor=0, total_memory=150 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert "tensorrt-rtx-cu12==1.6.1.120" in mended(run(capsys), "on SM 9.0")["mend"]
+
+
 def test_this_machine(capsys: pytest.CaptureFixture[str], no_gpu: None, own_cache: Path) -> None:
     found = run(capsys)
     used = flavour.load()
@@ -60,7 +68,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], no_gpu: None, own_cach
     assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert all(found["versions"][name] for name in (used.name, "diskcache", "packaging"))
     assert found["flavour"] == str(used) and found["builds"] and found["gpu"] is None
-    why = "the fastest on tensorrt_rtx to build, start, update and run"
+    why = "on tensorrt_rtx the fastest to build, start and update, without a second copy of the weights"
     assert found["refit_mode"] == {"mode": "bound", "why": why}
     assert found["variables"] == {"TRT_STRIPPED_CACHE_DIR": str(own_cache)}
     assert not mended(found, "so models run in PyTorch")["stops"]
@@ -69,14 +77,14 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], no_gpu: None, own_cach
 def test_text(capsys: pytest.CaptureFixture[str], gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["env"]) == 0
     lines = dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
-    assert lines["GPU"].startswith("NVIDIA H200, capability 9.0, memory 150.0 GiB")
+    assert lines["GPU"].startswith("NVIDIA L40S, capability 8.9, memory 48.0 GiB")
     assert lines["TensorRT in use"] == str(flavour.load()) and lines["engines"] == "can be built"
     assert "missing" not in lines and lines["refit_mode"].startswith("bound: ")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["env"]) == 0
     table = capsys.readouterr().out
-    assert "NVIDIA H200" in table and "\t" not in table
+    assert "NVIDIA L40S" in table and "\t" not in table
 
 
 def test_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

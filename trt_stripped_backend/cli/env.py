@@ -64,6 +64,9 @@ def environment() -> dict[str, Any]:
     if flavour is not None and gpu is None and not flavour.builds_without_gpu:
         mend = "pip install 'trt_stripped_backend[rtx]', set TRT_STRIPPED_FLAVOUR=tensorrt_rtx, or run on a GPU"
         missing.append(Missing(f"{flavour} needs a GPU to build, and there is none", mend, True))
+    if flavour is not None and flavour.refuses_hopper and gpu is not None and gpu["capability"] == "9.0":
+        mend = "uninstall it and its parts, and pip install tensorrt-rtx-cu12==1.6.1.120"
+        missing.append(Missing(f"{flavour} loaded no plan on SM 9.0 when it was tried", mend, False))
     return {
         "versions": {
             "python": platform.python_version(),
