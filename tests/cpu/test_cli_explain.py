@@ -1,4 +1,4 @@
-"""``trt-stripped explain`` and ``trt-stripped completion``."""
+"""``trt-stripped explain``, ``prebuild`` and ``completion``."""
 
 from __future__ import annotations
 
@@ -123,6 +123,16 @@ def test_text_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, "their_models.py:with_keywords", "--options", "min_block_size=9", code=1)
     assert "0 of 2 operators in 0 engine(s)" in out
     assert "aten.cumsum.default  (their_models.py:" in out and "return (x * scale).cumsum(0)" in out
+
+
+def test_prebuild_fills_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    """Another process finds what it built, and ``explain`` says so."""
+    for verb, status in (("prebuild", "built"), ("prebuild", "hit"), ("explain", "hit")):
+        assert main([verb, "their_models:make", "--json", "-o", "min_block_size=1"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [one["status"] for one in found["partitions"]] == [status]
+    assert main(["prebuild", "their_models:make", "-o", "min_block_size=9", "-o", "require_full=1"]) == 2
+    assert "require_full: these would run in PyTorch" in capsys.readouterr().err
 
 
 def test_a_method_makes_a_model(capsys: pytest.CaptureFixture[str]) -> None:

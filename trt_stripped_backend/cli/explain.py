@@ -1,54 +1,36 @@
-"""``trt-stripped explain``: what of a model would run in TensorRT, what in PyTorch and why."""
+"""``trt-stripped explain`` and ``trt-stripped prebuild``: what of a model would run in TensorRT, and its engines."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
-import importlib
-import importlib.util
-import inspect
 import sys
-import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TRTStrippedError
+from . import factory
 from .output import print_json
 
 if TYPE_CHECKING:
     from ..report import Report
 
-_RETURNS = "it must return (model, args) or (model, args, kwargs), such as `return model, (torch.randn(2, 3),)`"
-
-
-class FactoryError(TRTStrippedError):
-    """MODULE:FACTORY names nothing that makes a model and its arguments."""
-
 
 def add(commands: Any) -> None:
-    """Adds ``explain`` to the parser's commands."""
-    help = "show what of a model runs in TensorRT, and what in PyTorch and why; exit code 1 if nothing runs in TensorRT"
-    parser = commands.add_parser("explain", help=help, description=f"{help}. Nothing is run or built.")
-    parser.add_argument(
-        "factory", metavar="MODULE:FACTORY",
-        help="a function that returns (model, args) or (model, args, kwargs); MODULE may be a file, such as model.py",
-    )  # fmt: skip
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the graph drawn, too")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "-o", "--options", action="append", default=[], metavar="NAME=VALUE",
-        help="an option of the backend, such as min_block_size=1; may be given several times",
-    )  # fmt: skip
-    parser.set_defaults(run=_run)
+    """Adds ``explain`` and ``prebuild`` to the parser's commands."""
+    for name, help, more in (
+        ("explain", "show what of a model runs in TensorRT, and what in PyTorch and why", "Nothing is run or built."),
+        ("prebuild", "build a model's engines into the cache, with TensorRT-RTX without a GPU", "Nothing is run."),
+    ):
+        told = f"{help}; exit code 1 if nothing runs in TensorRT"
+        parser = commands.add_parser(name, help=told, description=f"{told}. {more}")
+        factory.add(parser)
+        parser.set_defaults(run=_run, verb=name)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    options = _options(arguments.options)
+    options = factory.options(arguments.options)
     with contextlib.redirect_stdout(sys.stderr):  # what the model's own code prints is no part of the report
-        report = _report(arguments.factory, options)
+        report = _report(arguments.verb, arguments.factory, options)
     if arguments.html is not None:
         report.to_html(arguments.html)
         print(f"written: {arguments.html}", file=sys.stderr)
@@ -59,97 +41,15 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if report.nodes_in_engines else 1
 
 
-def _report(factory: str, options: dict[str, str]) -> Report:
-    model, args, kwargs = _made(factory)
-    from ..tracing import explain  # here, since it imports PyTorch
+def _report(verb: str, name: str, options: dict[str, str]) -> Report:
+    model, args, kwargs = factory.made(name)
+    from ..tracing import explain, prebuild  # here, since it imports PyTorch
 
     try:
-        return explain(model, *args, options=options, **kwargs)
+        if verb == "explain":
+            return explain(model, *args, options=options, **kwargs)
+        return prebuild(model, args, kwargs, options=options)
     except TRTStrippedError:
         raise
     except Exception as error:
-        raise _failed(f"the model of {factory} cannot be traced", error) from error
-
-
-def _failed(what: str, error: BaseException) -> FactoryError:
-    """Prints where the user's code failed."""
-    traceback.print_exception(error)
-    first, *_ = str(error).strip().splitlines() or [""]
-    return FactoryError(f"{what}: {type(error).__name__}" + (f": {first}" if first else ""))
-
-
-def _options(given: list[str]) -> dict[str, str]:
-    pairs = [one.partition("=") for one in given]
-    for name, equals, _ in pairs:
-        if not name or not equals:
-            raise FactoryError(f"--options takes NAME=VALUE, such as min_block_size=1; got {name + equals!r}")
-    return {name: value for name, _, value in pairs}
-
-
-def _made(factory: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """What the factory makes: model, args, kwargs."""
-    where, _, name = factory.rpartition(":")
-    if not where or not name:
-        raise FactoryError(f"{factory!r} is not MODULE:FACTORY, such as models.vit:make or model.py:make")
-    make = _function(_module(where), where, name)
-    try:
-        made = make()
-    except (Exception, SystemExit) as error:
-        raise _failed(f"{factory} failed", error) from error
-    if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
-        what = f"{len(made)} values" if isinstance(made, (tuple, list)) else type(made).__name__
-        raise FactoryError(f"{factory} returned {what}: {_RETURNS}")
-    model, args, kwargs = (*made, {})[:3]
-    if not callable(model):
-        raise FactoryError(f"{factory} returned a model of type {type(model).__name__}, not callable: {_RETURNS}")
-    if not isinstance(args, (tuple, list)):
-        raise FactoryError(f"{factory} returned args of type {type(args).__name__}, not a tuple: {_RETURNS}")
-    if not isinstance(kwargs, Mapping):
-        raise FactoryError(f"{factory} returned kwargs of type {type(kwargs).__name__}, not a dict: {_RETURNS}")
-    return model, tuple(args), dict(kwargs)
-
-
-def _module(where: str) -> ModuleType:
-    """A module by name, found from the working directory too, or a file."""
-    path = Path(where)
-    folder = str(path.resolve().parent if path.suffix == ".py" else Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        if path.suffix != ".py":
-            return importlib.import_module(where)
-        if not path.is_file():
-            raise FactoryError(f"there is no file {where}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except FactoryError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-            raise _failed(f"{where} cannot be imported", error) from error
-        raise FactoryError(f"there is no module {error.name!r} in {folder} or where Python looks for modules") from None
-    except (Exception, SystemExit) as error:
-        raise _failed(f"{where} cannot be imported", error) from error
-    return module
-
-
-def _function(module: ModuleType, where: str, name: str) -> Callable[[], Any]:
-    missing = object()
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part, missing)
-        if found is missing:
-            known = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
-            near = difflib.get_close_matches(name, known, 1)
-            raise FactoryError(f"{where} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    if not callable(found) or hasattr(found, "forward"):
-        raise FactoryError(f"{where}:{name} is of type {type(found).__name__}, not a function: {_RETURNS}")
-    try:
-        inspect.signature(found).bind()
-    except TypeError as error:
-        raise FactoryError(f"{where}:{name} must be callable without arguments ({error})") from None
-    except ValueError:
-        pass  # a builtin that does not tell
-    return found  # type: ignore[no-any-return]
+        raise factory.failed(f"the model of {name} cannot be traced", error) from error
