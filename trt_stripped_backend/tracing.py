@@ -14,6 +14,7 @@ import torch._dynamo.convert_frame as convert_frame
 from torch import fx, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from . import lowering
@@ -154,9 +155,20 @@ class _Fakes:
     def __init__(self, mode: FakeTensorMode, device: torch.device, dtype: torch.dtype | None = None) -> None:
         self.mode, self.device, self.dtype = mode, device, dtype
         self.memo: dict[int, Any] = {}
+        self.others: list[Any] = []  # what modules hold beside tensors
 
     def tensor(self, real: torch.Tensor) -> torch.Tensor:
+        """The fake of a tensor.
+
+        Raises:
+            TRTStrippedError: it has no shape yet, or is more than values of one type in memory.
+        """
+        if is_lazy(real):
+            raise TRTStrippedError("the model has lazy parameters, which have no shape yet: call it once before")
         if id(real) not in self.memo:
+            if real.layout is not torch.strided or real.is_nested or real.is_quantized:
+                kind = "nested" if real.is_nested else "quantized" if real.is_quantized else f"{real.layout}"
+                raise TRTStrippedError(f"a {kind} tensor cannot be described: run the model, and look at reports()")
             size, stride = tuple(real.shape), tuple(real.stride())
             dtype = self.dtype if self.dtype is not None and real.is_floating_point() else real.dtype
             with self.mode:
@@ -174,7 +186,11 @@ class _Fakes:
         if not isinstance(model, nn.Module):
             return model
         self._find(model, set())
-        return copy.deepcopy(model, dict(self.memo))
+        try:
+            return copy.deepcopy(model, dict(self.memo))
+        except TypeError:  # it holds a lock, a file or the like: the copy holds the same
+            shared = {id(one): one for one in self.others if not _is_copied(one, self.memo)}
+            return copy.deepcopy(model, {**self.memo, **shared})
 
     def _find(self, value: Any, seen: set[int]) -> None:
         """Makes the fakes of all tensors that a module holds, also of those that it keeps in lists and dicts."""
@@ -185,6 +201,16 @@ class _Fakes:
             inner = vars(value) if isinstance(value, nn.Module) else value
             for one in inner.values() if isinstance(inner, dict) else inner:
                 self._find(one, seen)
+        else:
+            self.others.append(value)
+
+
+def _is_copied(value: Any, memo: Mapping[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except TypeError:
+        return False
+    return True
 
 
 def _anew(model: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 import trt_stripped_backend as ts
 from tests.graphs import TwoEngines as Net
 from tests.graphs import perturb, stage
-from trt_stripped_backend.errors import BuildFailed, OptionError
+from trt_stripped_backend.errors import BuildFailed, OptionError, TRTStrippedError
 from trt_stripped_backend.key import canonical, digest
 
 OPTIONS = {"min_block_size": 1}
@@ -194,3 +195,28 @@ def test_modes_that_need_values(mode: str) -> None:
     with pytest.raises(OptionError, match="needs the weights' values"):
         ts.prebuild(perturb(Net()), (X,), options=options)
     assert ts.explain(perturb(Net()), X, options=options).nodes_in_engines >= 5
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (lambda x: x @ x, torch.eye(4).to_sparse(), "a torch.sparse_coo tensor cannot be described"),
+        (nn.LazyLinear(4), torch.ones(2, 4), "lazy parameters, which have no shape yet: call it once before"),
+    ],
+)
+def test_tensors_that_cannot_be_described(model: Any, x: torch.Tensor, message: str) -> None:
+    with pytest.raises(TRTStrippedError, match=message):
+        ts.explain(model, x)
+
+
+class Locked(nn.Linear):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.lock, self.numbers = threading.Lock(), (i for i in range(3))
+
+
+def test_a_module_that_holds_what_cannot_be_copied() -> None:
+    report = ts.explain(nn.Sequential(Locked(), nn.ReLU()), torch.ones(2, 4), options={"min_block_size": 1})
+    assert report.nodes_in_engines == report.nodes == 2
