@@ -63,7 +63,7 @@ class Emulated(torch.nn.Module):
         outputs = []
         for index, spec in enumerate(self.signature.outputs):
             back = [spec.order.index(d) for d in range(len(spec.order))]
-            outputs.append(network.outputs[f"y{index}"].value.permute(back))
+            outputs.append(network.outputs[f"y{index}"].value.contiguous().permute(back))
         return tuple(outputs)
 
 
@@ -229,9 +229,11 @@ def decomposed(case: Case) -> contextlib.AbstractContextManager[Any]:
 
 
 def flat(fn: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """A function that returns a tuple of copies: PyTorch makes the views that a graph returns of its arguments."""
+
     def flat(*args: Any) -> tuple[torch.Tensor, ...]:
         out = fn(*args)
-        return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        return tuple(one.clone() for one in (out if isinstance(out, (tuple, list)) else (out,)))
 
     return flat
 

@@ -65,5 +65,4 @@ class CaseModule(torch.nn.Module):
         args = [
             getattr(self, f"weight{i}") if i in self.case.weights else next(rest) for i in range(len(self.case.inputs))
         ]
-        out = self.case.fn(*args)
-        return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        return harness.flat(self.case.fn)(*args)
