@@ -91,18 +91,19 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
         literal = functools.partial(_attribute, gm)
         groups = [b for g in groups for b in blocks(g, options.min_block_size, split.weights, literal)]
     elsewhere = {node for node in literals if _is_elsewhere(node, device)}
-    module, partitions = _Cut(gm, groups, elsewhere, split.weights, sizes, told).run()
+    groups, outside = _share_memory([[node for node in group if node not in elsewhere] for group in groups])
+    module, partitions = _Cut(gm, groups, outside, elsewhere, split.weights, sizes, told).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
     return Partitioned(module, partitions, rejections, device)
 
 
-def recut(split: Split, groups: Sequence[Sequence[str]]) -> Partitioned:
+def recut(split: Split, groups: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Partitioned:
     """Cuts the main graph of a split as it was cut before.
 
     Args:
         split: what :func:`.weights.split` returned.
-        groups: the nodes of each engine by name, in graph order.
+        groups: of each engine the nodes by name, in graph order, and those of them that it returns.
 
     Raises:
         KeyError: the graph has no node of such a name.
@@ -111,10 +112,16 @@ def recut(split: Split, groups: Sequence[Sequence[str]]) -> Partitioned:
     sizes = _sizes(gm.graph)
     told = _told(gm.graph, sizes)
     named = {node.name: node for node in gm.graph.nodes}
-    chosen = [[named[name] for name in group] for group in groups]
     device, constant = _device(gm.graph), constant_nodes(gm.graph)
+    chosen = [[named[name] for name in nodes] for nodes, _ in groups]
     elsewhere = {node for group in chosen for node in group if node in constant and _is_elsewhere(node, device)}
-    module, partitions = _Cut(gm, chosen, elsewhere, split.weights, sizes, told).run()
+    chosen = [[node for node in group if node not in elsewhere] for group in chosen]
+    outside: set[fx.Node] = set()
+    for group, (_, outputs) in zip(chosen, groups, strict=True):
+        inner = set(group).difference(map(named.__getitem__, outputs))
+        leaving = (node for node in inner if not set(group).issuperset(node.users))
+        outside.update(view for node in leaving for view in _views(node, _base(node, inner)))
+    module, partitions = _Cut(gm, chosen, outside, elsewhere, split.weights, sizes, told).run()
     return Partitioned(module, partitions, (), device)
 
 
@@ -165,9 +172,7 @@ def _rejection(node: fx.Node, kind: str, reason: str) -> Rejection:
 # ------------------------------------------------------------------------------------------------ groups
 
 
-def _levels(
-    graph: fx.Graph, rejected: dict[fx.Node, Rejection], sizes: dict[fx.Node, None]
-) -> list[list[fx.Node]]:
+def _levels(graph: fx.Graph, rejected: dict[fx.Node, Rejection], sizes: dict[fx.Node, None]) -> list[list[fx.Node]]:
     level: dict[fx.Node, int] = {}
     inside: dict[fx.Node, bool] = {}
     chance: list[fx.Node] = []
@@ -274,20 +279,19 @@ def _views(node: fx.Node, base: fx.Node) -> Iterator[fx.Node]:
 class _Cut:
     """The graph under construction: nodes are copied, each group becomes one call of an engine.
 
-    A literal ``elsewhere`` than the engines' tensors can neither enter nor leave an engine: each has its own, and
-    PyTorch makes what it uses itself.
+    PyTorch makes the views ``outside``; those that an engine uses too it makes itself. A literal
+    ``elsewhere`` than the engines' tensors can neither enter nor leave an engine: each has its own, and so has PyTorch.
     """
 
     def __init__(
-        self, gm: fx.GraphModule, groups: list[list[fx.Node]], elsewhere: set[fx.Node], weights: frozenset[str],
-        sizes: dict[fx.Node, None], told: dict[sympy.Symbol, fx.Node],
+        self, gm: fx.GraphModule, groups: list[list[fx.Node]], outside: set[fx.Node], elsewhere: set[fx.Node],
+        weights: frozenset[str], sizes: dict[fx.Node, None], told: dict[sympy.Symbol, fx.Node],
     ) -> None:  # fmt: skip
-        groups, self.outside = _share_memory([[n for n in group if n not in elsewhere] for group in groups])
         order = {node: index for index, node in enumerate(gm.graph.nodes)}
         self.group_of = {node: index for index, group in enumerate(groups) for node in group}
         self.groups = [_with_literals(group, elsewhere, order) for group in groups]
         self.inputs = [_inputs(group, told) for group in self.groups]
-        self.apart = self.outside | elsewhere
+        self.outside, self.apart = outside, outside | elsewhere
         self.gm, self.elsewhere, self.weights, self.sizes = gm, elsewhere, weights, sizes
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}

@@ -10,6 +10,7 @@ half_sums  matrix products as TensorRT sums them: ``torch.backends.cuda.matmul.a
 short16    float16 products of at most 256 terms summed in float16
 layers     small products as layers, not written out
 conv32     convolutions without groups in float32
+after32    what comes out of them used as float32, their bias too
 line32     convolutions over one dimension in float32
 gelu32     GELU in float32
 soft32     the softmax of attention in float32
@@ -70,6 +71,18 @@ def _convolution(wide: Callable[[Net, ITensor, int], bool]) -> contextlib.Abstra
     return _converter(aten.convolution.default, change)
 
 
+def _after32() -> contextlib.AbstractContextManager[None]:
+    def change(convert: Convert) -> Convert:
+        def changed(net: Net, input: ITensor, weight: ITensor, bias: ITensor | None, **named: Any) -> ITensor:
+            y = net.wide(convert(net, input, weight, None, **named))
+            beside = None if bias is None else net.reshape(net.wide(bias), [1, -1] + [1] * (len(y.shape) - 2))
+            return net.cast(y if beside is None else net.add(y, beside), net.out.dtype)
+
+        return changed
+
+    return _converter(aten.convolution.default, change)
+
+
 def _gelu32() -> contextlib.AbstractContextManager[None]:
     def change(convert: Convert) -> Convert:
         return lambda net, self, **named: net.cast(convert(net, net.wide(self), **named), net.out.dtype)
@@ -116,6 +129,7 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "short16": _short16,
     "layers": lambda: mock.patch.object(Net, "few_products", lambda *_, **__: False),
     "conv32": lambda: _convolution(lambda net, x, groups: groups == 1),
+    "after32": _after32,
     "line32": lambda: _convolution(lambda net, x, groups: len(x.shape) == 3),
     "gelu32": _gelu32,
     "soft32": _soft32,

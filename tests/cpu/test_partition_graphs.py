@@ -20,7 +20,7 @@ from trt_stripped_backend.decompositions import decompositions
 from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.options import Options
 from trt_stripped_backend.partition import partition, recut
-from trt_stripped_backend.programs.program import nodes
+from trt_stripped_backend.programs.program import nodes, outputs
 from trt_stripped_backend.weights import Split, constant_nodes
 
 aten = torch.ops.aten
@@ -58,6 +58,7 @@ def test_results_share_memory_as_in_pytorch(fn: Callable[..., Any]) -> None:
     torch.testing.assert_close(have, want)
     assert _sharing(have) == _sharing(want)
     assert [h.stride() for h in have] == [w.stride() for w in want]
+    _is_cut_again(staged)
 
 
 def test_a_lone_view_leaves_as_the_engine_writes_it() -> None:
@@ -170,10 +171,16 @@ def test_each_engine_has_its_own_literals(monkeypatch: pytest.MonkeyPatch) -> No
         have, want = list(staged.in_torch(list(args))), list(picked(*args))
         torch.testing.assert_close(have, want)
         assert _sharing(have) == _sharing(want)
-        again = recut(staged.split, [nodes(piece) for piece in staged.cut.partitions])
-        assert [str(p.module.graph) for p in again.partitions] == [str(p.module.graph) for p in staged.cut.partitions]
-        assert str(again.module.graph) == str(staged.cut.module.graph)
+        _is_cut_again(staged)
         assert [names.count("arange") for names in engines(staged)] == [1] * (3 if least == 1 else 2)
+
+
+def _is_cut_again(staged: Staged) -> None:
+    """What a stored program tells of its engines is enough to cut its graph into the same ones."""
+    cut = staged.cut
+    again = recut(staged.split, [(nodes(piece), outputs(piece)) for piece in cut.partitions])
+    assert [str(p.module.graph) for p in again.partitions] == [str(p.module.graph) for p in cut.partitions]
+    assert str(again.module.graph) == str(cut.module.graph)
 
 
 # ------------------------------------------------------------------------------------------------ random graphs
@@ -220,6 +227,7 @@ def test_random_graphs(
     torch.testing.assert_close(have, want)
     assert _sharing(have) == _sharing(want)
     _check(staged, min_block_size)
+    _is_cut_again(staged)
 
 
 def _check(staged: Staged, min_block_size: int) -> None:

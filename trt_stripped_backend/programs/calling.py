@@ -345,9 +345,7 @@ def tensor_text(spec: TensorSpec) -> str:
 # ------------------------------------------------------------------------------------------------ weights
 
 
-def matched(
-    calling: Calling, given: Mapping[str, Any], held: Mapping[str, Any], *, strict: bool
-) -> list[Any]:
+def matched(calling: Calling, given: Mapping[str, Any], held: Mapping[str, Any], *, strict: bool) -> list[Any]:
     """A tensor for each of a program's sources.
 
     Args:

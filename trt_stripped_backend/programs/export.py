@@ -21,7 +21,7 @@ from ..variant import check_arguments
 from . import graph
 from .calling import Calling
 from .flat import flat
-from .program import StrippedProgram, nodes
+from .program import StrippedProgram, nodes, outputs
 from .table import slot_table
 
 
@@ -117,6 +117,7 @@ def _content(compilation: Compilation, planned: Planned, calling: Calling) -> Js
             {
                 "key": piece.entry.key,
                 "nodes": nodes(piece.partition),
+                "outputs": outputs(piece.partition),
                 "slots": slot_table(piece.signature, planned.split, calling),
                 "header": piece.entry.header,
             }
@@ -129,5 +130,3 @@ def _content(compilation: Compilation, planned: Planned, calling: Calling) -> Js
 
 def _bytes(value: torch.Tensor) -> bytes:
     return value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
-
-

@@ -232,7 +232,7 @@ class StrippedProgram:
         )
         split = weights.split(lowered)
         try:
-            cut = recut(split, [one["nodes"] for one in engines])
+            cut = recut(split, [(one["nodes"], one["outputs"]) for one in engines])
         except KeyError as error:
             raise BadEntry(again) from error
         by_node = {one["nodes"][-1]: one for one in engines}  # the first may be a literal of several
@@ -288,3 +288,8 @@ def _gpu(name: str, major: int, minor: int) -> str:
 def nodes(part: Partition) -> list[str]:
     """What an engine computes, by name in the main graph."""
     return [node.name for node in part.module.graph.nodes if node.op == "call_function"]
+
+
+def outputs(part: Partition) -> list[str]:
+    """What of it an engine returns."""
+    return [node.name for node in part.module.graph.output_node().all_input_nodes]
