@@ -203,7 +203,7 @@ def lower(fn: Callable[..., Any], *args: Any, sources: int = 0) -> lowering.Lowe
 
 def cut_up(lowered: lowering.Lowered, find: Lookup = lookup, **options: Any) -> Staged:
     """Splits and cuts a lowered graph."""
-    split = weights.split(lowered)
+    split = weights.split(lowered, copied=options.get("refit_mode") == "general")
     cut = partition(split, Options.of({"min_block_size": 1, **options}), find)
     for piece in cut.partitions:
         cut.module.set_submodule(piece.name, InTorch(piece))

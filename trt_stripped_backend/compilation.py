@@ -151,7 +151,7 @@ class Compilation:
         Raises:
             BuildFailed: with ``require_full``, when anything would run in PyTorch; names all of it.
         """
-        split = weights.split(lowered)
+        split = weights.split(lowered, copied=self.mode == "general")
         self.exact = exact_in_tf32(split.module.graph)
         cut = partition(split, self.options, lookup, refit=self.mode != "immutable")
         self.reject(*cut.rejections)

@@ -97,6 +97,8 @@ class Engine:
         missing = self._names - given.keys() - self.literals.keys()
         if missing:
             raise RefitFailed(f"the engine lists weights that nobody gives: {', '.join(sorted(missing))}")
+        if not self.identical and (fixed := given.keys() - self._names):
+            raise RefitFailed(f"the engine does not list weights that it needs: {', '.join(sorted(fixed))}")
         size = 0
         for name in self._names:
             value = given.get(name)

@@ -82,8 +82,14 @@ def constant_nodes(graph: fx.Graph) -> set[fx.Node]:
     return constant
 
 
-def split(lowered: Lowered) -> Split:
-    """Splits the parameters-only arithmetic off a lowered graph."""
+def split(lowered: Lowered, *, copied: bool = False) -> Split:
+    """Splits the parameters-only arithmetic off a lowered graph.
+
+    Args:
+        lowered: the graph.
+        copied: engines hold copies of their weights, from refits. Then only floating-point tensors are weights: of
+            others TensorRT-RTX (seen on 1.6.1) builds the placeholder's zeros in, whatever comes later.
+    """
     gm = lowered.module
     placeholders = gm.graph.find_nodes(op="placeholder")
     sources = {placeholders[i] for i in lowered.sources}
@@ -114,7 +120,7 @@ def split(lowered: Lowered) -> Split:
     # Without elements there is nothing to set, and TensorRT knows no such weight: an input like others.
     names = {
         p.name for p in main.graph.find_nodes(op="placeholder")
-        if p.name in weights and p.meta["val"].numel()
+        if p.name in weights and p.meta["val"].numel() and (p.meta["val"].is_floating_point() or not copied)
     }  # fmt: skip
     return Split(main, len(placeholders), derived, frozenset(names), lowered.sources)
 

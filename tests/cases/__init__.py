@@ -26,9 +26,9 @@ class T:
     Attributes:
         shape: sizes.
         dtype: element type.
-        kind: ``randn``; ``rand`` (0…1); ``pos`` (0.5…1.5); ``int:LOW:HIGH`` (LOW ≤ x < HIGH); ``bool``; ``unique`` (a
-            shuffled permutation, so that sort and topk have no ties); ``zeros``; ``ones``; ``nan`` (randn with some
-            NaN and infinities).
+        kind: ``randn``; ``rand`` (0…1); ``pos`` (0.5…1.5); ``int:LOW:HIGH`` (LOW ≤ x < HIGH); ``tenths:LOW:HIGH`` (of
+            these); ``bool``; ``unique`` (a shuffled permutation, so that sort and topk have no ties); ``zeros``;
+            ``ones``; ``nan`` (randn with some NaN and infinities).
     """
 
     shape: tuple[int, ...]
@@ -62,10 +62,11 @@ class T:
                 values = torch.where(draw < bound, special, values)
             return values
         name, _, bounds = self.kind.partition(":")
-        if name != "int" or ":" not in bounds:
+        if name not in ("int", "tenths") or ":" not in bounds:
             raise ValueError(f"unknown kind of input: {self.kind!r}")
         low, high = (int(b) for b in bounds.split(":"))
-        return torch.randint(low, high, shape, generator=generator)
+        values = torch.randint(low, high, shape, generator=generator)
+        return values / 10 if name == "tenths" else values
 
 
 @dataclass(frozen=True)

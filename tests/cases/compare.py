@@ -50,8 +50,8 @@ CASES = [
     *(Case(f"compare_{name}", compared, pair) for name, pair in _PAIRS.items()),
     *(Case(f"compare_scalar_{name}", functools.partial(compared, b=s), (x,)) for name, (x, s) in _SCALARS.items()),
     # PyTorch rounds the scalar to the tensor's type.
-    Case("compare_scalar_half_inexact", lambda x: compared(x / 10, 0.3), (T((40,), HALF, "int:0:9"),)),
-    Case("compare_scalar_bfloat16_inexact", lambda x: compared(x / 10, 0.3), (T((40,), BF16, "int:0:9"),)),
+    Case("compare_scalar_half_inexact", functools.partial(compared, b=0.3), (T((40,), HALF, "tenths:0:9"),)),
+    Case("compare_scalar_bfloat16_inexact", functools.partial(compared, b=0.3), (T((40,), BF16, "tenths:0:9"),)),
     Case("compare_scalar_int32_beyond", lambda x: compared(x, 2**40 + 1), (INTS32,)),
     Case("where", torch.where, (BOOLS, F32, F32)),
     Case("where_broadcast", torch.where, (T((3, 1, 4), BOOL, "bool"), T((5, 1)), T(()))),

@@ -137,7 +137,7 @@ def test_only_names_that_the_engine_lists_are_set(library: TensorRT) -> None:
     assert holds(library, given)
 
 
-@pytest.mark.parametrize("trouble", ["refused", "unknown", "failed"])
+@pytest.mark.parametrize("trouble", ["refused", "unknown", "unlisted", "failed"])
 def test_after_a_failed_refit_it_is_empty(library: TensorRT, trouble: str) -> None:
     engine, given = refit.Engine(entry(), DEVICE), weights()
     engine.refit(given, Stream())
@@ -148,6 +148,9 @@ def test_after_a_failed_refit_it_is_empty(library: TensorRT, trouble: str) -> No
     elif trouble == "unknown":
         engine._names.add("w9")
         message = "lists weights that nobody gives: w9"
+    elif trouble == "unlisted":
+        engine._names.discard("w1")
+        message = "does not list weights that it needs: w1"
     else:
         library.works, message = False, "could not refit"
     with pytest.raises(RefitFailed, match=message):
@@ -155,7 +158,7 @@ def test_after_a_failed_refit_it_is_empty(library: TensorRT, trouble: str) -> No
     assert not engine.ready
     assert engine.stamp is None
     library.refused, library.works = set(), True
-    engine._names.discard("w9")
+    engine._names = set(SHAPES)
     engine.refit(given, Stream())
     assert holds(library, given), "nothing is left of the half that was set"
 

@@ -232,6 +232,31 @@ def test_cost_is_linear() -> None:
     assert _steps(80) < 4.6 * _steps(20)
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("bound", {"w", "mask", "ids"}), ("general", {"w"})])
+def test_engines_that_copy_take_other_than_floats_as_inputs(mode: str, expected: set[str]) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3))
+            self.register_buffer("mask", torch.tensor([True, False, True]))
+            self.register_buffer("ids", torch.tensor([2, 0, 1]))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (x * self.w).where(self.mask, self.ids), self.mask.logical_not(), x[self.ids.add(1).sub(1)]
+
+    model, x = Model(), torch.randn(3)
+    staged = stage(model, x, refit_mode=mode)
+    (piece,) = staged.cut.partitions
+    arguments = placeholders(staged.split.module)
+    assert {name for i, name in staged.lowered.names.items() if arguments[i] in piece.weights} == expected
+    floats = {n.name for n in piece.module.graph.find_nodes(op="placeholder") if n.meta["val"].is_floating_point()}
+    assert mode == "bound" or piece.weights <= floats
+    follows(staged, model, x)
+    model.mask.logical_not_()
+    model.ids.copy_(torch.tensor([1, 2, 0]))
+    torch.testing.assert_close(staged.compiled(x), eager(model, x))
+
+
 def test_whole_models_follow_their_weights() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

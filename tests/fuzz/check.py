@@ -102,7 +102,7 @@ def found_in(graph: Graph, *, device: str = "cpu", built: bool = False, mode: st
 def _on_cpu(graph: Graph, built: bool, mode: str, found: Found) -> Sequence[torch.Tensor]:
     inputs = graph.make(0)
     before = [value.clone() for value in inputs]
-    staged = cut_up(lower(graph, *inputs, sources=graph.weights))
+    staged = cut_up(lower(graph, *inputs, sources=graph.weights), refit_mode=mode)
     cut = staged.cut
     for piece in cut.partitions:
         cut.module.set_submodule(piece.name, Given(piece))
@@ -147,7 +147,7 @@ def _on_gpu(graph: Graph, mode: str, found: Found) -> list[Sequence[torch.Tensor
     module = _Module(graph, first[:count])
     options: dict[str, Any] = {"min_block_size": 1, "cache": False, "refit_mode": mode}
     compiled = torch.compile(module, backend=backend.trt_stripped, options=options, dynamic=False)
-    results.append(compiled(*first[count:]))
+    results.append([value.clone() for value in compiled(*first[count:])])  # some are views of weights
     for mine, other in zip(module.state_dict().values(), second[:count], strict=True):
         mine.copy_(other)
     results.append(compiled(*second[count:]))

@@ -182,6 +182,36 @@ def test_twelve_layers_one_build(mode: str) -> None:
         assert counts["refits"] == 12
 
 
+class Masked(nn.Module):
+    """Weights that are no floating-point numbers, as they are and behind arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6, device="cuda"))
+        self.register_buffer("mask", torch.tensor([True, False] * 3, device="cuda"))
+        self.register_buffer("ids", torch.tensor([5, 3, 1, 0, 2, 4], device="cuda"))
+        self.register_buffer("count", torch.tensor(3, dtype=torch.int32, device="cuda"))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = torch.where(self.mask, x * self.scale, x[:, self.ids])
+        return y, torch.stack([self.ids, self.ids + self.count]), self.mask.logical_not() & self.scale.bool()
+
+
+@pytest.mark.parametrize("mode", [*MODES, *VALUED])
+@torch.no_grad()
+def test_whole_numbers_and_masks_are_followed(mode: str) -> None:
+    model, x = Masked(), torch.randn(2, 6, device="cuda")
+    fast = compiled(model, mode)
+    for _ in range(3):
+        for have, want in zip(fast(x), model(x), strict=True):
+            torch.testing.assert_close(have, want)
+        model.mask.logical_not_()
+        model.ids.copy_(model.ids.roll(1))
+        model.count.add_(7)
+        model.scale.mul_(1.5)
+    assert ts.stats()["fallbacks"] == 0
+
+
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_lora_there_and_back_is_bit_identical(mode: str) -> None:

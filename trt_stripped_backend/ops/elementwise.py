@@ -56,6 +56,18 @@ def sub(net: Net, self: Value, other: Value, alpha: Scalar = 1) -> ITensor:
     return _scaled(net, trt.ElementWiseOperation.SUB, self, other, alpha)
 
 
+def _no_sum_with_least(self: Any, other: Any, alpha: Scalar = 1) -> Iterator[str]:
+    dtype = torch.result_type(self, other)
+    if dtype in INT and isinstance(other, int) and isinstance(alpha, int):
+        least = torch.iinfo(dtype).min
+        if (other * alpha - least) % (2 * least) == 0:  # where PyTorch wraps, RTX 1.6.1 leaves the sign set
+            yield f"a sum with {least}"
+
+
+add.unless(_no_sum_with_least)
+sub.unless(_no_sum_with_least)
+
+
 @op(aten.mul.Tensor, aten.mul.Scalar)
 def mul(net: Net, self: Value, other: Value) -> ITensor:
     """mul.Tensor(Tensor self, Tensor other) -> Tensor
@@ -148,6 +160,8 @@ def pow_(net: Net, self: Value, exponent: Value) -> ITensor:
     pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor
     pow.Scalar(Scalar self, Tensor exponent) -> Tensor"""
     dtype = net.out.dtype if net.out.dtype in INT else torch.float32
+    if not net.is_tensor(self):
+        return net.cast(_power_of_constant(net, float(self), net.cast(exponent, dtype)), net.out.dtype)
     base = net.cast(self, dtype)
     if net.is_tensor(exponent):
         return net.cast(_power(net, base, net.cast(exponent, dtype)), net.out.dtype)
@@ -196,15 +210,29 @@ def _power(net: Net, base: ITensor, exponent: ITensor) -> ITensor:
     """``base ** exponent`` in float32. TensorRT-RTX's layer gives NaN for every negative base (pytorch/TensorRT#3699),
     so it gets the magnitude, and the sign is put back."""
     power = net.pow(net.unary(trt.UnaryOperation.ABS, base), exponent)
-    whole = net.equal(net.unary(trt.UnaryOperation.FLOOR, exponent), exponent)
-    half = net.mul(exponent, 0.5)
-    even = net.equal(net.unary(trt.UnaryOperation.FLOOR, half), half)
-    odd = net.logical_and(whole, net.logical_not(even))
-    signed = net.select(odd, net.unary(trt.UnaryOperation.NEG, power), power)
+    whole, signed = _signed(net, power, exponent)
     power = net.select(is_negative(net, base), signed, power)  # -0.0 to -1 is -inf
     # A negative base has no power that is not whole, unless it is infinite: then the sign alone is lost.
     known = net.logical_or(whole, net.unary(trt.UnaryOperation.ISINF, base))
     return net.select(net.logical_or(known, net.logical_not(net.less(base, 0))), power, math.nan)
+
+
+def _power_of_constant(net: Net, base: float, exponent: ITensor) -> ITensor:
+    """:func:`_power` of a known base: its sign is looked at here, because RTX builds no constant bools."""
+    power = net.pow(abs(base), exponent)
+    if math.isnan(base) or math.copysign(1, base) > 0:
+        return power
+    whole, signed = _signed(net, power, exponent)
+    return signed if base in (0, -math.inf) else net.select(whole, signed, math.nan)
+
+
+def _signed(net: Net, power: ITensor, exponent: ITensor) -> tuple[ITensor, ITensor]:
+    """(whether the exponent is whole, the power of a negative base from that of its magnitude)."""
+    whole = net.equal(net.unary(trt.UnaryOperation.FLOOR, exponent), exponent)
+    half = net.mul(exponent, 0.5)
+    even = net.equal(net.unary(trt.UnaryOperation.FLOOR, half), half)
+    odd = net.logical_and(whole, net.logical_not(even))
+    return whole, net.select(odd, net.unary(trt.UnaryOperation.NEG, power), power)
 
 
 @op(aten.atan2.default)

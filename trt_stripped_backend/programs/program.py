@@ -230,7 +230,7 @@ class StrippedProgram:
             f"the program was exported by trt_stripped_backend {self._content['package']} with torch "
             f"{self._content['torch']}, and its graph is not the same here: export again"
         )
-        split = weights.split(lowered)
+        split = weights.split(lowered, copied=self._content["mode"] == "general")
         try:
             cut = recut(split, [(one["nodes"], one["outputs"]) for one in engines])
         except KeyError as error:
