@@ -1,6 +1,6 @@
 """Ways to write an operator beside each other, on whole models: error, time and build, so that the choice is measured.
 
-    python -m tests.benchmarks.bench_variants [--models vit_base,whisper_encoder] [--variants now,conv32] [--jobs 2]
+    python -m tests.benchmarks.bench_variants [--models vit_base,whisper_encoder] [--variants now,conv16] [--jobs 2]
 
 Each figure comes from a fresh process without a cache. Error: relative L2 against float32, eager's own beside it. ms:
 of a call, and of one that replays CUDA graphs, where the host does not count.
@@ -9,10 +9,10 @@ now        as the converters are
 half_sums  matrix products as TensorRT sums them: ``torch.backends.cuda.matmul.allow_fp16_accumulation``
 short16    float16 products of at most 256 terms summed in float16
 layers     small products as layers, not written out
-conv32     convolutions without groups in float32
-after32    what comes out of them used as float32, their bias too
-line32     convolutions over one dimension in float32
-gelu32     GELU in float32
+conv16     convolutions as TensorRT sums them
+line16     only those over one dimension
+gelu16     GELU in the input's own type
+gelu_erf   GELU from the error function, in float32
 soft32     the softmax of attention in float32
 last       weights of convolutions in channels_last memory
 """
@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,8 @@ from torch import nn
 
 from tests.benchmarks import process
 from tests.benchmarks.bench_models import BOUNDS, environment
+from trt_stripped_backend.flavour import trt
+from trt_stripped_backend.ops import conv
 from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.ops.net import EXACT_TERMS, Dim, ITensor, Net
 from trt_stripped_backend.ops.registry import registry
@@ -45,7 +48,7 @@ Convert = Callable[..., Any]
 aten = torch.ops.aten
 MODELS = (
     "vit_base", "bert_base", "gpt2", "llama_gqa", "whisper_encoder", "resnet50", "convnext_tiny", "efficientnet_b0",
-    "swin_tiny", "unet", "vgg11", "maxvit", "hf_vit", "hubert",
+    "swin_tiny", "unet", "vgg11", "maxvit", "hf_vit", "hubert", "inception_v3",
 )  # fmt: skip
 
 
@@ -58,36 +61,38 @@ def _converter(target: torch._ops.OpOverload, change: Callable[[Convert], Conver
         yield
 
 
-def _convolution(wide: Callable[[Net, ITensor, int], bool]) -> contextlib.AbstractContextManager[None]:
+def _gelu16() -> contextlib.AbstractContextManager[None]:
     def change(convert: Convert) -> Convert:
-        def changed(net: Net, input: ITensor, weight: ITensor, *rest: Any, **named: Any) -> ITensor:
-            groups = named["groups"] if "groups" in named else rest[-1]
-            if wide(net, input, groups):
-                input, weight = net.wide(input), net.wide(weight)
-            return convert(net, input, weight, *rest, **named)
+        def changed(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
+            kind = trt.ActivationType
+            return net.activation(kind.GELU_TANH if approximate == "tanh" else kind.GELU_ERF, self)
 
         return changed
-
-    return _converter(aten.convolution.default, change)
-
-
-def _after32() -> contextlib.AbstractContextManager[None]:
-    def change(convert: Convert) -> Convert:
-        def changed(net: Net, input: ITensor, weight: ITensor, bias: ITensor | None, **named: Any) -> ITensor:
-            y = net.wide(convert(net, input, weight, None, **named))
-            beside = None if bias is None else net.reshape(net.wide(bias), [1, -1] + [1] * (len(y.shape) - 2))
-            return net.cast(y if beside is None else net.add(y, beside), net.out.dtype)
-
-        return changed
-
-    return _converter(aten.convolution.default, change)
-
-
-def _gelu32() -> contextlib.AbstractContextManager[None]:
-    def change(convert: Convert) -> Convert:
-        return lambda net, self, **named: net.cast(convert(net, net.wide(self), **named), net.out.dtype)
 
     return _converter(aten.gelu.default, change)
+
+
+def _gelu_erf() -> contextlib.AbstractContextManager[None]:
+    def change(convert: Convert) -> Convert:
+        def changed(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
+            if approximate == "tanh":
+                return convert(net, self, approximate)
+            x = net.wide(self)
+            cdf = net.add(net.unary(trt.UnaryOperation.ERF, net.mul(x, math.sqrt(0.5))), 1)
+            return net.cast(net.mul(net.mul(x, 0.5), cdf), net.out.dtype)
+
+        return changed
+
+    return _converter(aten.gelu.default, change)
+
+
+def _line16() -> contextlib.AbstractContextManager[Any]:
+    before = conv._sums_in_half
+
+    def changed(net: Net, input: ITensor, groups: int) -> bool:
+        return 1 not in net.shape(input)[2:-1] and before(net, input, groups)  # a line is an image of height 1
+
+    return mock.patch.object(conv, "_sums_in_half", changed)
 
 
 def _soft32() -> contextlib.AbstractContextManager[Any]:
@@ -128,10 +133,10 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "half_sums": _half_sums,
     "short16": _short16,
     "layers": lambda: mock.patch.object(Net, "few_products", lambda *_, **__: False),
-    "conv32": lambda: _convolution(lambda net, x, groups: groups == 1),
-    "after32": _after32,
-    "line32": lambda: _convolution(lambda net, x, groups: len(x.shape) == 3),
-    "gelu32": _gelu32,
+    "conv16": lambda: mock.patch.object(conv, "_sums_in_half", lambda *_: False),
+    "line16": _line16,
+    "gelu16": _gelu16,
+    "gelu_erf": _gelu_erf,
     "soft32": _soft32,
     "last": contextlib.nullcontext,
 }
@@ -242,10 +247,10 @@ def main() -> None:
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--models", default=",".join(MODELS), help="of bench_models or of bench_architectures")
     parser.add_argument("--dtypes", default="float16,bfloat16")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="several at once: conv32+gelu32")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="several at once: conv16+gelu16")
     parser.add_argument("--mode", default="bound")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; times are clean with 1 only")
-    parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing after so many")
+    parser.add_argument("--minutes", type=float, default=600, help="begin nothing after so many")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.one:

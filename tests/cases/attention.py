@@ -48,6 +48,7 @@ CASES = [
         "unused", lambda q, k: torch.nn.functional.scaled_dot_product_attention(q, k, k).new_ones([2]) + k[0, 0, :2],
         (T((2, 3, 8)), T((2, 5, 8))),
     ),
+    attend("one_key", (5, 4, 1), (5, 1, 1), (5, 1, 4), is_causal=True),
     attend("plain", Q, K),
     attend("one_head", (2, 5, 8), (2, 7, 8)),
     attend("no_batch", (5, 8), (7, 8)),

@@ -64,7 +64,7 @@ def silu(net: Net, self: ITensor) -> ITensor:
 def gelu(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
     """gelu(Tensor self, *, str approximate='none') -> Tensor"""
     kind = trt.ActivationType.GELU_TANH if approximate == "tanh" else trt.ActivationType.GELU_ERF
-    return net.activation(kind, self)
+    return net.cast(net.activation(kind, net.wide(self)), net.out.dtype)
 
 
 @op(aten.leaky_relu.default, dtypes=FLOAT)

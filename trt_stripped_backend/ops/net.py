@@ -263,11 +263,18 @@ class Net(Shapes):
         return self.matmul(a, b, transpose_b=transpose_b)
 
     def written_out(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
-        """:meth:`matmul` in float32, from elementwise products and their sums."""
+        """:meth:`matmul` in float32, from elementwise products and their sums.
+
+        A layer repeats a vector for each row of the matrix. Left to the product, that gives wrong sums: RTX 1.6.1 reads
+        other elements where the vector is itself a sum, rotated by its position, as a query is in a step of generation.
+        """
         a, b = self.broadcast(self.wide(a), self.wide(b if transpose_b else self.swap(b)))
-        vectors = [dim for dim, x in ((-2, a), (-1, b)) if self.shape(x)[-2] == 1]
+        left, right = self.shape(a), self.shape(b)
+        vectors = [dim for dim, shape in ((-2, left), (-1, right)) if shape[-2] == 1]
         if vectors:  # with a dimension more, RTX fails to build some graphs
-            return self.unsqueeze(self.reduce(trt.ReduceOperation.SUM, self.mul(a, b), [-1]), vectors[0])
+            joint = self._joint(left, right)
+            each = self.mul(self.expand(a, joint), self.expand(b, joint))
+            return self.unsqueeze(self.reduce(trt.ReduceOperation.SUM, each, [-1]), vectors[0])
         return self.reduce(trt.ReduceOperation.SUM, self.mul(self.unsqueeze(a, -2), self.unsqueeze(b, -3)), [-1])
 
     def swap(self, x: ITensor) -> ITensor:
@@ -319,6 +326,10 @@ class Net(Shapes):
         return self.reduce(trt.ReduceOperation.AVG, x, dims, keepdim)
 
     def softmax(self, x: ITensor, dim: int) -> ITensor:
+        """Exponentials over their sum along a dimension."""
+        size = self.shape(x)[dim]
+        if not isinstance(size, Dim) and size == 1:  # RTX 1.6.1 fuses such a layer with products around it into NaN
+            return self.unary(trt.UnaryOperation.EXP, self.sub(x, x))  # 1, but NaN of what is not finite
         layer = self.network.add_softmax(x)
         if layer is not None:
             layer.axes = 1 << (dim % len(x.shape))
