@@ -42,6 +42,15 @@ def _self_attention(x: torch.Tensor, qkv: torch.Tensor, out: torch.Tensor) -> to
     return F.linear(y.transpose(1, 2).reshape(2, 5, 16), out)
 
 
+def _step(
+    x: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """One more token, whose query is rotated by its position, sees what a KV cache holds."""
+    q = F.linear(x * 0.1, weight).view(2, 1, 4, 16).transpose(1, 2)
+    q = q * cos + torch.cat([-q[..., 8:], q[..., :8]], -1) * sin
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 BOOL = {"dtype": torch.bool, "kind": "bool"}
 CASES = [
     Case(
@@ -76,8 +85,9 @@ CASES = [
     Case("mask_blind_row", _blind_row, (T(Q), T(K), T(K), T((2, 4, 5, 7), **BOOL))),
     Case("mask_blind_row_float", _blind_row_float, (T(Q), T(K), T(K), T((2, 4, 5, 7)))),
     Case("self_attention", _self_attention, (T((2, 5, 16)), T((48, 16)), T((16, 16))), (1, 2)),
+    Case("step", _step, (T((2, 1, 64)), T((64, 64)), *[T((2, 1, 1, 16))] * 2, *[T((2, 4, 32, 16))] * 2), (1,)),
     attend("dropout", Q, K, dropout_p=0.5),
 ]
 CASES[-1] = Case("dropout", CASES[-1].fn, CASES[-1].inputs, rejected="dropout")
-_BOTH = {"plain", "causal", "shared_heads", "mask_bool", "mask_bool_keys", "mask_float", "mask_blind_row"}
+_BOTH = {"plain", "step", "causal", "shared_heads", "mask_bool", "mask_bool_keys", "mask_float", "mask_blind_row"}
 CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]

@@ -265,8 +265,8 @@ class Net(Shapes):
     def written_out(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
         """:meth:`matmul` in float32, from elementwise products and their sums.
 
-        A layer repeats a vector for each row of the matrix. Left to the product, that gives wrong sums: RTX 1.6.1 reads
-        other elements where the vector is itself a sum, rotated by its position, as a query is in a step of generation.
+        A vector is repeated for each row of a matrix by a layer, and not by the product: of a query in a step of
+        generation, itself a sum that was rotated by its position, RTX 1.6.1 then makes wrong scores.
         """
         a, b = self.broadcast(self.wide(a), self.wide(b if transpose_b else self.swap(b)))
         left, right = self.shape(a), self.shape(b)
