@@ -30,11 +30,14 @@ from .options import Options
 from .precision import applied
 from .profile import as_intervals, symbol_names
 from .progress import ending, watched
-from .sizes import dim, evaluate, interval, may_be, size
+from .sizes import dim, dynamic, evaluate, interval, may_be, size
 from .types import BlobStore, Entry, Json, Key, Partition, Ranges, Signature, dtype_name, flat_bytes
+from .weights import is_pure
 
 #: TensorRT-RTX keeps state between refittable builds of one process; one build at a time is also what memory allows.
 _build_lock = threading.Lock()
+#: Elements of what PyTorch computes from literals. Larger results are left to layers, so that plans stay small.
+SMALL = 4096
 
 
 def build(
@@ -163,6 +166,31 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     return needed
 
 
+def _literals(module: fx.GraphModule) -> dict[fx.Node, Any]:
+    """The literals of a graph, and small ones that are computed from literals alone: by PyTorch, since RTX 1.6 fails to
+    build what makes bools of literals."""
+    values: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(module).detach().cpu()
+        elif node.op != "output" and is_pure(node) and all(i in values for i in node.all_input_nodes) and _small(node):
+            args, kwargs = fx.node.map_aggregate(
+                fx.node.map_arg((node.args, node.kwargs), values.__getitem__),
+                lambda a: torch.device("cpu") if isinstance(a, torch.device) else a,
+            )
+            with contextlib.suppress(RuntimeError, NotImplementedError):  # not on a CPU: then by a layer
+                values[node] = node.target(*args, **kwargs)
+    return values
+
+
+def _small(node: fx.Node) -> bool:
+    if str(node.target).startswith("aten.empty"):  # whatever is in memory is no literal
+        return False
+    value = node.meta.get("val")
+    tensors = value if isinstance(value, (tuple, list)) else [value]
+    return all(isinstance(t, torch.Tensor) and not dynamic(t.numel()) and t.numel() <= SMALL for t in tensors)
+
+
 def convert(partition: Partition, signature: Signature, net: Net) -> None:
     """Fills the network: inputs and slots, each node through its converter, outputs.
 
@@ -170,6 +198,13 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         Unsupported: a converter gave up, or made another shape or dtype than PyTorch.
     """
     values: dict[fx.Node, Any] = {}
+    literals = _literals(partition.module)
+
+    def lookup(node: fx.Node) -> Any:
+        if node not in values:
+            values[node] = net.constant(literals[node])
+        return values[node]
+
     converters = all_ops()
     inputs = {name: functools.partial(net.input, f"x{i}", spec) for i, (name, spec) in enumerate(signature.inputs)}
     slots = {name: functools.partial(net.slot, slot) for name, slot in signature.slots}
@@ -178,29 +213,27 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         if symbol.dim is None:
             net.size_input(symbol.name)
     needed = _needed(partition.module.graph)
-    for node in partition.module.graph.nodes:
-        if node not in needed and node.op not in ("placeholder", "output"):
+    for index, node in enumerate(partition.module.graph.nodes):
+        if node in literals or (node not in needed and node.op not in ("placeholder", "output")):
             continue  # attention that nobody uses: PyTorch takes it for random, and keeps it
-        net.node, net.out = f"{len(values)}:{node.target}", _out(node.meta.get("val"), net, names)
+        net.node, net.out = f"{index}:{node.target}", _out(node.meta.get("val"), net, names)
+        net.users = frozenset(user.target if user.op == "call_function" else None for user in node.users)
         if isinstance(node.meta.get("val"), torch.SymInt):
             values[node] = dim(size(node.meta["val"], names), net.ranges)
         elif node.op == "placeholder":
             make = inputs.get(node.name) or slots.get(node.name)
             values[node] = make() if make is not None else None
-        elif node.op == "get_attr":
-            values[node] = net.constant(operator.attrgetter(str(node.target))(partition.module))
         elif is_getitem(node):
             values[node] = values[node.args[0]][node.args[1]]
             if values[node] is None and node.users:
                 raise Unsupported(f"{node.args[0].target} gives no output {node.args[1]} in TensorRT")
         elif node.op == "call_function":
-            lookup = values.__getitem__
             arguments = bind(node.target, fx.node.map_arg(node.args, lookup), fx.node.map_arg(node.kwargs, lookup))
             values[node] = converters[node.target].convert(net, **arguments)
             _check(str(node.target), values[node], net)
     leaving: Any = partition.module.graph.output_node().args[0]
     for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):
-        net.output(values[node], f"y{index}", spec)
+        net.output(lookup(node), f"y{index}", spec)
 
 
 def _out(value: Any, net: Net, names: Mapping[Any, str]) -> Any:

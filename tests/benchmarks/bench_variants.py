@@ -11,7 +11,8 @@ short16    float16 products of at most 256 terms summed in float16
 layers     small products as layers, not written out
 conv16     convolutions as TensorRT sums them
 line16     only those over one dimension
-gelu16     GELU in the input's own type
+conv32     all without groups summed in float32, whatever follows
+gelu32     GELU in float32
 gelu_erf   GELU from the error function, in float32
 soft32     the softmax of attention in float32
 last       weights of convolutions in channels_last memory
@@ -61,11 +62,11 @@ def _converter(target: torch._ops.OpOverload, change: Callable[[Convert], Conver
         yield
 
 
-def _gelu16() -> contextlib.AbstractContextManager[None]:
+def _gelu32() -> contextlib.AbstractContextManager[None]:
     def change(convert: Convert) -> Convert:
         def changed(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
-            kind = trt.ActivationType
-            return net.activation(kind.GELU_TANH if approximate == "tanh" else kind.GELU_ERF, self)
+            kind = trt.ActivationType.GELU_TANH if approximate == "tanh" else trt.ActivationType.GELU_ERF
+            return net.cast(net.activation(kind, net.wide(self)), net.out.dtype)
 
         return changed
 
@@ -135,7 +136,10 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "layers": lambda: mock.patch.object(Net, "few_products", lambda *_, **__: False),
     "conv16": lambda: mock.patch.object(conv, "_sums_in_half", lambda *_: False),
     "line16": _line16,
-    "gelu16": _gelu16,
+    "conv32": lambda: mock.patch.object(
+        conv, "_sums_in_half", lambda net, x, groups: groups == 1 and net.dtype(x) == torch.float16
+    ),
+    "gelu32": _gelu32,
     "gelu_erf": _gelu_erf,
     "soft32": _soft32,
     "last": contextlib.nullcontext,
@@ -247,7 +251,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--models", default=",".join(MODELS), help="of bench_models or of bench_architectures")
     parser.add_argument("--dtypes", default="float16,bfloat16")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="several at once: conv16+gelu16")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="several at once: conv16+gelu32")
     parser.add_argument("--mode", default="bound")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; times are clean with 1 only")
     parser.add_argument("--minutes", type=float, default=600, help="begin nothing after so many")

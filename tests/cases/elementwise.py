@@ -127,6 +127,11 @@ _POWERS = [
     *both("pow_tensor", torch.pow, Y, X),
     *both("pow_of_scalar", lambda a: 2.5**a, X),
     Case("pow_of_signs", lambda a: [torch.pow(b, a.round()) for b in (0.0, -0.0, math.inf, -math.inf, -1.5)], (X,)),
+    Case(
+        "pow_of_literals",
+        lambda a: a * torch.pow(torch.full((6,), 0.5, device=a.device), torch.arange(1, 7, device=a.device)),
+        (X,),
+    ),
     Case("pow_of_negative_scalar", lambda a: (torch.pow(-1.5, a), torch.pow(math.nan, a)), (X,)),
     Case("pow_negative_whole", lambda a: (a**-1, a**-2, a**-5), (Y,)),
     Case("pow_zero_one", lambda a: (a**0, a**1), (X,)),
@@ -134,6 +139,11 @@ _POWERS = [
     Case("pow_negative_base", lambda a, n: torch.pow(a, n), (X, T((4, 6), torch.float32, "int:-4:5")), tol=1e-4),
     Case("pow_negative_base_fraction", lambda a: torch.pow(a, 1.5), (X,)),
     Case("pow_negative_base_scalar", lambda a: torch.pow(a, 17.0), (X,), tol=1e-4),
+    Case(
+        "pow_of_literals",
+        lambda a: a * torch.pow(torch.full((6,), 0.5, device=a.device), torch.arange(1, 7, device=a.device)),
+        (X,),
+    ),
     Case("pow_of_negative_scalar", lambda n: torch.pow(-1.5, n), (T((4, 6), torch.float32, "int:-4:5"),)),
     Case("pow_zero_base", lambda a: torch.pow(torch.zeros_like(a), a), (X,)),
     Case("pow_infinite", lambda a: (a**math.inf, a**-math.inf, a**math.nan), (X,)),

@@ -33,7 +33,7 @@ class Tensor:
 
     def __init__(self, source: Callable[[], tuple[torch.Tensor, ...]], name: str = "") -> None:
         self._source, self._values = source, None
-        self.name = name or f"tensor{next(_numbers)}"
+        self.name, self.is_network_input = name or f"tensor{next(_numbers)}", bool(name)
 
     @property
     def values(self) -> tuple[torch.Tensor, ...]:

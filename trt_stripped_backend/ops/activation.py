@@ -64,7 +64,9 @@ def silu(net: Net, self: ITensor) -> ITensor:
 def gelu(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
     """gelu(Tensor self, *, str approximate='none') -> Tensor"""
     kind = trt.ActivationType.GELU_TANH if approximate == "tanh" else trt.ActivationType.GELU_ERF
-    return net.cast(net.activation(kind, net.wide(self)), net.out.dtype)
+    # RTX 1.6.1 rounds inside; in float32 after a product it gives wrong numbers (Whisper's encoder is off by 0.6).
+    x = net.wide(self) if self.is_network_input else self
+    return net.cast(net.activation(kind, x), net.out.dtype)
 
 
 @op(aten.leaky_relu.default, dtypes=FLOAT)

@@ -10,7 +10,7 @@ import torch
 
 from ..flavour import trt
 from ..sizes import dynamic
-from .net import EXACT_TERMS, FLOAT, ITensor, Net
+from .net import EXACT_TERMS, FLOAT, Dim, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
@@ -42,15 +42,25 @@ def convolution(
     return y if bias is None else net.add(y, net.reshape(bias, [1, -1] + [1] * spatial))
 
 
+#: What may come after a convolution whose operands are cast: with more arithmetic (SiLU, GELU, a product) RTX 1.6.1
+#: makes NaN or wrong images of some, as in EfficientNet.
+_MAY_FOLLOW = frozenset({
+    None, aten.relu.default, aten.add.Tensor, aten.view.default, aten.reshape.default, aten.permute.default,
+    aten.transpose.int, aten.flatten.using_ints, aten.unsqueeze.default, aten.squeeze.dim,
+})  # fmt: skip
+
+
 def _sums_in_half(net: Net, input: ITensor, groups: int) -> bool:
     """Whether TensorRT would sum in float16 what PyTorch sums in float32, and does not if the operands are float32.
 
     Seen on RTX 1.6.1: relative error 1.5e-3 over 1536 terms and 5e-3 through VGG-11, where PyTorch's are 4e-4 and 8e-4;
-    the casts cost nothing, as they become part of the kernel. Not so with groups. Refittable engines must do with that:
+    the casts cost little, as they become part of the kernel. Not so with groups. Refittable engines must do with that:
     without a GPU RTX does not build the cast of a kernel whose values come later.
     """
-    known = net.bound or bool(net.values)
-    return net.dtype(input) == torch.float16 and groups == 1 and not net.half_sums and known
+    if net.dtype(input) != torch.float16 or groups > 1 or net.half_sums or not (net.bound or net.values):
+        return False
+    line = not isinstance(net.shape(input)[2], Dim) and net.shape(input)[2] == 1  # Whisper's with their GELU are right
+    return line or net.users <= _MAY_FOLLOW
 
 
 @convolution.unless
@@ -62,6 +72,8 @@ def _(
         yield f"a convolution over {input.ndim - 2} dimensions: TensorRT has one to three"
     if any(map(dynamic, (*weight.shape, *stride, *padding, *dilation, *output_padding, groups, input.shape[1]))):
         yield "a convolution whose kernel, steps or channels have dynamic sizes"
+    if transposed and input.ndim == 5 and input.dtype == torch.bfloat16:
+        yield "a transposed convolution over three dimensions in bfloat16, for which RTX 1.6.1 finds no kernel"
     if transposed and max(stride) > 1 and max(dilation) > 1:
         yield "a transposed convolution with both stride and dilation"
     if transposed and _nothing_left(input, weight, stride, padding, dilation, output_padding):

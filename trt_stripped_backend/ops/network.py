@@ -82,6 +82,7 @@ class Network:
 
     Attributes:
         node: label of the FX node being converted, used for layer names.
+        users: the operators that take what it makes; None stands for the graph's output.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept when the engine cannot keep them (plain REFIT strips these too).
     """
@@ -106,6 +107,7 @@ class Network:
         self.values = values or {}
         self.ranges = dict(ranges or {})
         self.node = ""
+        self.users: frozenset[Any] = frozenset()
         self.out: Any = None
         self.literals: dict[str, torch.Tensor] = {}
         self._alive: list[torch.Tensor] = []  # weights are referenced, not copied, until the build ends
