@@ -26,7 +26,7 @@ class Model(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         y = functional.gelu(self.line(x))
-        y = functional.silu(self.image(y.unsqueeze(2))).squeeze(2)
+        y = functional.silu(self.image(y.unflatten(2, (2, 256)))).flatten(2)
         y = self.linear(y)
         attended = functional.scaled_dot_product_attention(y, y, y)
         return attended, self.across(y.transpose(1, 2)), self.head(y.mean(1))
