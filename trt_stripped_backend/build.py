@@ -217,7 +217,8 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         if node in literals or (node not in needed and node.op not in ("placeholder", "output")):
             continue  # attention that nobody uses: PyTorch takes it for random, and keeps it
         net.node, net.out = f"{index}:{node.target}", _out(node.meta.get("val"), net, names)
-        net.users = frozenset(user.target if user.op == "call_function" else None for user in node.users)
+        net.argument = _operator(next(iter(node.all_input_nodes), None))
+        net.users = frozenset(map(_operator, node.users))
         if isinstance(node.meta.get("val"), torch.SymInt):
             values[node] = dim(size(node.meta["val"], names), net.ranges)
         elif node.op == "placeholder":
@@ -234,6 +235,13 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
     leaving: Any = partition.module.graph.output_node().args[0]
     for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):
         net.output(lookup(node), f"y{index}", spec)
+
+
+def _operator(node: fx.Node | None) -> Any:
+    """What a node calls; None for arguments and outputs of the graph."""
+    while node is not None and is_getitem(node):
+        node = node.all_input_nodes[0]
+    return node.target if node is not None and node.op == "call_function" else None
 
 
 def _out(value: Any, net: Net, names: Mapping[Any, str]) -> Any:

@@ -16,7 +16,6 @@ from tests.gpu.common import Block, ConvNet, LoRA, compiled, error, perturbed
 from trt_stripped_backend import refit
 from trt_stripped_backend.errors import RefitFailed
 from trt_stripped_backend.refit import Engine
-from trt_stripped_backend.watch import Disguised
 
 MODES = ["bound", "general"]
 VALUED = ["identical", "immutable"]
@@ -180,36 +179,6 @@ def test_twelve_layers_one_build(mode: str) -> None:
     assert (counts["builds"], counts["fallbacks"]) == (1, 0)
     if mode == "general":
         assert counts["refits"] == 12
-
-
-class Masked(nn.Module):
-    """Weights that are no floating-point numbers, as they are and behind arithmetic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(6, device="cuda"))
-        self.register_buffer("mask", torch.tensor([True, False] * 3, device="cuda"))
-        self.register_buffer("ids", torch.tensor([5, 3, 1, 0, 2, 4], device="cuda"))
-        self.register_buffer("count", torch.tensor(3, dtype=torch.int32, device="cuda"))
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        y = torch.where(self.mask, x * self.scale, x[:, self.ids])
-        return y, torch.stack([self.ids, self.ids + self.count]), self.mask.logical_not() & self.scale.bool()
-
-
-@pytest.mark.parametrize("mode", [*MODES, *VALUED])
-@torch.no_grad()
-def test_whole_numbers_and_masks_are_followed(mode: str) -> None:
-    model, x = Masked(), torch.randn(2, 6, device="cuda")
-    fast = compiled(model, mode)
-    for _ in range(3):
-        for have, want in zip(fast(x), model(x), strict=True):
-            torch.testing.assert_close(have, want)
-        model.mask.logical_not_()
-        model.ids.copy_(model.ids.roll(1))
-        model.count.add_(7)
-        model.scale.mul_(1.5)
-    assert ts.stats()["fallbacks"] == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -389,40 +358,3 @@ def test_same_memory_in_another_order() -> None:
         assert error(fast(x), model(x)) < 1e-5
         model[0].weight = nn.Parameter(model[0].weight.data.mul_(3), requires_grad=False)
         assert error(fast(x), model(x)) < 1e-5
-
-
-# ------------------------------------------------------------------------------------------------ data in disguise
-
-
-class Conditioned(nn.Module):
-    """A block under a condition that is set before each call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = Block()
-        self.register_buffer("condition", torch.zeros(64))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.block(x + self.condition)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("written", [True, False])
-def test_data_in_disguise_is_never_stale_and_becomes_an_input(mode: str, written: bool) -> None:
-    model = perturbed(Conditioned())
-    fast, refits = compiled(model, mode), []
-    for _ in range(4 * Disguised.LIMIT):
-        x, condition = torch.randn(4, 8, 64, device="cuda"), torch.randn(64, device="cuda")
-        if written:
-            model.condition.copy_(condition)
-        else:
-            model.condition = condition
-        assert error(fast(x), model(x)) < 1e-5
-        refits.append(ts.stats()["refits"])
-    if mode == "general":
-        assert refits[0] < refits[Disguised.LIMIT - 1], "each write was a refit"
-        assert refits[2 * Disguised.LIMIT] == refits[-1], "an input needs none"
-    model.block.up.weight.mul_(1.5)
-    assert error(fast(x), model(x)) < 1e-5
-    assert ts.stats()["fallbacks"] == 0

@@ -42,8 +42,10 @@ def convolution(
     return y if bias is None else net.add(y, net.reshape(bias, [1, -1] + [1] * spatial))
 
 
-#: What may come after a convolution whose operands are cast: with more arithmetic (SiLU, GELU, a product) RTX 1.6.1
-#: makes NaN or wrong images of some, as in EfficientNet.
+#: What may come before a convolution whose operands are cast, and after it; None: the engine's own inputs and outputs.
+_MAY_PRECEDE = frozenset({
+    None, aten.relu.default, aten.cat.default, aten.max_pool2d.default, aten.max_pool2d_with_indices.default,
+})  # fmt: skip
 _MAY_FOLLOW = frozenset({
     None, aten.relu.default, aten.add.Tensor, aten.view.default, aten.reshape.default, aten.permute.default,
     aten.transpose.int, aten.flatten.using_ints, aten.unsqueeze.default, aten.squeeze.dim,
@@ -54,13 +56,14 @@ def _sums_in_half(net: Net, input: ITensor, groups: int) -> bool:
     """Whether TensorRT would sum in float16 what PyTorch sums in float32, and does not if the operands are float32.
 
     Seen on RTX 1.6.1: relative error 1.5e-3 over 1536 terms and 5e-3 through VGG-11, where PyTorch's are 4e-4 and 8e-4;
-    the casts cost little, as they become part of the kernel. Not so with groups. Refittable engines must do with that:
-    without a GPU RTX does not build the cast of a kernel whose values come later.
+    the casts cost little, as they become part of the kernel. Not so with groups. With arithmetic in float32 before it
+    or after it (SiLU, GELU, a product, as in EfficientNet) RTX makes wrong images or NaN of some. Refittable engines
+    must do with float16: without a GPU RTX does not build the cast of a kernel whose values come later.
     """
     if net.dtype(input) != torch.float16 or groups > 1 or net.half_sums or not (net.bound or net.values):
         return False
     line = not isinstance(net.shape(input)[2], Dim) and net.shape(input)[2] == 1  # Whisper's with their GELU are right
-    return line or net.users <= _MAY_FOLLOW
+    return line or (net.argument in _MAY_PRECEDE and net.users <= _MAY_FOLLOW)
 
 
 @convolution.unless

@@ -82,6 +82,7 @@ class Network:
 
     Attributes:
         node: label of the FX node being converted, used for layer names.
+        argument: the operator that makes its first argument; None stands for the graph's input.
         users: the operators that take what it makes; None stands for the graph's output.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept when the engine cannot keep them (plain REFIT strips these too).
@@ -107,6 +108,7 @@ class Network:
         self.values = values or {}
         self.ranges = dict(ranges or {})
         self.node = ""
+        self.argument: Any = None
         self.users: frozenset[Any] = frozenset()
         self.out: Any = None
         self.literals: dict[str, torch.Tensor] = {}
