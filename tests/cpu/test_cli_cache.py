@@ -54,7 +54,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
-    return json.loads(run(capsys, *arguments, "--json", code=code))
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(run(capsys, *arguments, "--json", code=code), parse_constant=refuse)
 
 
 def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -22,7 +22,7 @@ _POSIX = os.name == "posix"
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 #: Without O_NONBLOCK a planted FIFO would hold up the open for ever.
 _FLAGS = _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_OWN = "choose a directory of your own with TRT_STRIPPED_CACHE_DIR or options={'cache_dir': …}"
+WAY_OUT = "choose a directory of your own with TRT_STRIPPED_CACHE_DIR or options={'cache_dir': …}"
 
 
 def entry_name(digest: str) -> str:
@@ -55,12 +55,12 @@ def examine_directory(path: Path) -> bool:
     if stat.S_ISLNK(info.st_mode):
         raise CacheError(f"cache directory {path} is a symbolic link, which is not followed: name {path.resolve()}")
     if not stat.S_ISDIR(info.st_mode):
-        raise CacheError(f"cache directory {path} is not a directory: {_OWN}")
+        raise CacheError(f"cache directory {path} is not a directory: {WAY_OUT}")
     if os.path.expandvars(path) != str(path):
-        raise CacheError(f"cache directory {path} names a variable, which diskcache would expand: {_OWN}")
+        raise CacheError(f"cache directory {path} names a variable, which diskcache would expand: {WAY_OUT}")
     reason = distrust(info)
     if reason:
-        cure = f"run chmod go-w {path}" if info.st_uid == os.geteuid() else _OWN
+        cure = f"run chmod go-w {path}" if info.st_uid == os.geteuid() else WAY_OUT
         if info.st_mode & stat.S_ISVTX:  # /tmp and its like are for everyone
             cure = f"name a directory inside, such as {path / 'trt_stripped'}"
         raise CacheError(f"cache directory {path} is not safe, since a plan is code and {reason}: {cure}")

@@ -29,7 +29,7 @@ import diskcache
 
 from ..errors import BadEntry, CacheError
 from .disk import Existing, Index, remove_index, secure_database
-from .files import DIGEST, ENTRY_NAME, TEMPORARY, entry_name, open_private, touch
+from .files import DIGEST, ENTRY_NAME, TEMPORARY, WAY_OUT, entry_name, open_private, touch
 from .lock import INDEX_LOCK, LOCKS, OsLock
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ class Folder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stuck = not lock.take(0 if self._stuck else INDEX_TIMEOUT)
         if self._stuck:
-            raise CacheError(f"cache directory {self.path} is locked by a process that does not go on")
+            raise CacheError(f"cache directory {self.path} is locked by a process that does not go on: {WAY_OUT}")
         try:
             try:
                 return self._attempt(act)
@@ -211,7 +211,8 @@ class Folder:
         except (CacheError, BadEntry):
             raise
         except Exception as error:
-            raise CacheError(f"cache directory {self.path}: {error or type(error).__name__}") from error
+            why = error or type(error).__name__
+            raise CacheError(f"cache directory {self.path} cannot be used ({why}): {WAY_OUT}") from error
         finally:
             lock.release()
 
