@@ -42,11 +42,12 @@ def lower(case: Case, dims: Sequence[int]) -> tuple[list[Partition], list[Reject
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment)
     inputs = case.make()
+    dynamic = _dynamic(case, inputs, dims)
     found: list[Any] = []
 
     def symbolic(index: int, tensor: torch.Tensor) -> torch.Tensor:
-        chosen = {d % tensor.ndim for d in dims if -tensor.ndim <= d < tensor.ndim and index not in case.weights}
-        sizes = [DimDynamic.DYNAMIC if d in chosen and s > 1 else DimDynamic.STATIC for d, s in enumerate(tensor.shape)]
+        kinds = (DimDynamic.STATIC, DimDynamic.DYNAMIC)
+        sizes = [kinds[(index, d) in dynamic] for d in range(tensor.ndim)]
         return mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 
     def compile(lowered: lowering.Lowered) -> Callable[..., Any]:
@@ -63,6 +64,16 @@ def lower(case: Case, dims: Sequence[int]) -> tuple[list[Partition], list[Reject
     return list(found[0].partitions), list(found[0].rejections), environment
 
 
+def _dynamic(case: Case, inputs: Sequence[torch.Tensor], dims: Sequence[int]) -> frozenset[tuple[int, int]]:
+    """(input, dimension) of each size that is symbolic."""
+    return frozenset(
+        (index, d % tensor.ndim)
+        for index, tensor in enumerate(inputs)
+        for d in dims
+        if index not in case.weights and -tensor.ndim <= d < tensor.ndim and tensor.shape[d] > 1
+    )
+
+
 def emulate(case: Case) -> int:
     """Compares each engine of a case with PyTorch, for the traced sizes and for others: every output, by value.
 
@@ -74,8 +85,9 @@ def emulate(case: Case) -> int:
         Unsupported: a converter gave up, which it should have said as a reason against.
         Refused: TensorRT would not build a layer.
     """
-    compared = 0
-    for dims in _DIMS:
+    compared, inputs = 0, case.make()
+    # Of a small tensor, two choices may be the same dimensions: a trace takes most of a second.
+    for dims in {_dynamic(case, inputs, dims): dims for dims in reversed(_DIMS)}.values():
         pieces, _, environment = lower(case, dims)
         for piece in pieces:
             signature = canonical(piece)[1]

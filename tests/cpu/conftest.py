@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 import trt_stripped_backend as ts
+from tests.cpu.warm import Run, warm
 from tests.emulated import World, emulated
+
+# Where this logger has a handler, and pytest gives it one, PyTorch writes each graph it traces as a text and a stack.
+logging.getLogger("torch.__trace").addHandler = lambda hdlr: None  # type: ignore[method-assign]
 
 
 @pytest.fixture
@@ -19,3 +24,10 @@ def world() -> Iterator[World]:
     with emulated() as one:
         yield one
     torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session")
+def run_warm() -> Iterator[Run]:
+    """Runs a script in a process of its own that has PyTorch imported already."""
+    with warm() as run:
+        yield run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,18 @@ PACKAGE = Path(next(iter(trt_stripped_backend.__path__)))
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@functools.cache
+def missing() -> dict[str, dict[str, list[tuple[int, str]]]]:
+    """File → version → the names that it lacks; for all versions at once, as reading a file takes the time."""
+    apis = {version: check_api.load(version) for version in check_api.versions()}
+    found: dict[str, dict[str, list[tuple[int, str]]]] = {}
+    for path, source in SOURCES.items():
+        for place, versions in check_api.missing(source, apis).items():
+            for version in versions:
+                found.setdefault(path, {}).setdefault(version, []).append(place)
+    return found
+
+
 def test_versions() -> None:
     names = check_api.versions()
     assert len(names) == 24
@@ -21,8 +34,7 @@ def test_versions() -> None:
 
 @pytest.mark.parametrize("version", check_api.versions())
 def test_package(version: str) -> None:
-    api = {version: check_api.load(version)}
-    found = {path: lacking for path, source in SOURCES.items() if (lacking := check_api.missing(source, api))}
+    found = {path: [*names] for path, lacking in missing().items() if (names := lacking.get(version))}
     assert not found
 
 

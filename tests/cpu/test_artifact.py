@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch._dynamo.aot_compile import AOTCompiledFunction
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import trt_stripped_backend as ts
+from tests.cpu.warm import Run
 from tests.emulated import World, emulated
 from tests.graphs import TwoEngines, perturb
 from tests.saved import X, compiled
@@ -26,20 +25,20 @@ from trt_stripped_backend.errors import BadEntry, MissingEngine, TRTStrippedErro
 ROOT = Path(__file__).parents[2]
 
 
-def process(task: str, file: Path, cache: Path, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.saved", task, str(file), *options]
+def process(start: Run, task: str, file: Path, cache: Path, *options: str) -> dict[str, Any]:
     environment = os.environ | {"TRT_STRIPPED_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    done = start(ROOT / "tests" / "saved.py", task, str(file), *options, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def test_another_process_runs_it_without_tracing(tmp_path: Path) -> None:
+def test_another_process_runs_it_without_tracing(tmp_path: Path, run_warm: Run) -> None:
     file, cache = tmp_path / "model.aot", tmp_path / "cache"
-    saved = process("save", file, cache, "refit_mode=general")
+    saved = process(run_warm, "save", file, cache, "refit_mode=general")
     assert saved["right"]
     assert saved["builds"] == 2
-    loaded = process("load", file, cache)
+    loaded = process(run_warm, "load", file, cache)
     assert max(loaded["errors"]) < 1e-5
     assert (loaded["graphs"], loaded["builds"]) == (0, 0)
     assert "size mismatch" in loaded["refused"], "torch's own guards are kept"

@@ -6,8 +6,6 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 import trt_stripped_backend
+from tests.cpu.warm import Run
 from trt_stripped_backend import errors
 from trt_stripped_backend.cli import parser
 
@@ -90,12 +89,13 @@ def code(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def test_the_code_runs(own_cache: Path, tmp_path: Path) -> None:
+def test_the_code_runs(own_cache: Path, tmp_path: Path, run_warm: Run) -> None:
     blocks = [block for page in PAGES for block in code(page, "python")]
     assert len(blocks) >= 4
     environment = {**os.environ, "TRT_STRIPPED_CACHE_DIR": str(own_cache), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "\n".join(blocks)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    script = tmp_path / "blocks.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    done = run_warm(script, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

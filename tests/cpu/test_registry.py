@@ -6,7 +6,8 @@ import ast
 import inspect
 import re
 import textwrap
-from collections import defaultdict
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -93,6 +94,8 @@ def test_most_bodies_are_a_few_lines() -> None:
 
 #: No CPU tensor reaches these: PyTorch has them on CUDA alone, or takes them apart at once elsewhere.
 ONLY_CUDA = {aten.cudnn_grid_sampler.default, aten._fused_rms_norm.default}
+#: How many cases are lowered at once.
+BATCH = 32
 
 
 class Called(TorchDispatchMode):
@@ -114,22 +117,40 @@ def called(case: Case) -> set[Any]:
     return calls.targets
 
 
-def test_every_op_has_a_case() -> None:
-    from tests.harness import lower_case
+def reached(cases: Sequence[Case]) -> set[Any]:
+    """The operators in engines for these cases, lowered as one graph: a lowering's time hardly depends on its size."""
+    from tests.harness import flat, lower_case
 
-    missing, cases = set(OPS) - ONLY_CUDA, [case for _, case in all_cases() if case.converted]
-    likely = defaultdict(list)  # eager PyTorch calls them too, and a lowering takes twenty times as long
-    for case in cases:
-        for packet in {target.overloadpacket for target in called(case)}:
-            likely[packet].append(case)
-    tries: list[tuple[Any, Case]] = [(None, case) for case in cases if case.whole]
-    for target in sorted(missing, key=str):
-        name, calling = target.overloadpacket.__name__.strip("_"), likely[target.overloadpacket] or cases
-        tries += [(target, case) for case in sorted(calling, key=lambda c: name not in c.name)]
-    for target, case in [*tries, *((None, case) for case in cases)]:
-        if target in missing or (target is None and missing):
-            pieces = lower_case(case).partitioned.partitions
-            missing -= {node.target for piece in pieces for node in piece.module.graph.nodes}
+    ends = list(accumulate(len(case.inputs) for case in cases))
+    places = [range(end - len(case.inputs), end) for case, end in zip(cases, ends, strict=True)]
+
+    def every(*args: torch.Tensor) -> list[torch.Tensor]:
+        calls = zip(cases, places, strict=True)
+        return [out for case, place in calls for out in flat(case.fn)(*args[place.start : place.stop])]
+
+    inputs = tuple(spec for case in cases for spec in case.inputs)
+    weights = tuple(place[i] for case, place in zip(cases, places, strict=True) for i in case.weights)
+    together = Case("together", every, inputs, weights, whole=all(case.whole for case in cases))
+    pieces = lower_case(together).partitioned.partitions
+    return {node.target for piece in pieces for node in piece.module.graph.nodes}
+
+
+def test_every_op_has_a_case() -> None:
+    cases = [case for _, case in all_cases() if case.converted]
+    missing = set(OPS) - ONLY_CUDA - reached([case for case in cases if case.whole])
+    untried = [case for case in cases if not case.whole]
+    calls = {case: {target.overloadpacket for target in called(case)} for case in untried}
+
+    def unlikely(case: Case, target: Any) -> tuple[bool, bool]:
+        """First those where eager PyTorch calls it too, then those that are named after it."""
+        return target.overloadpacket not in calls[case], target.overloadpacket.__name__.strip("_") not in case.name
+
+    while missing and untried:
+        likely = {min(untried, key=lambda case: unlikely(case, target)): None for target in sorted(missing, key=str)}
+        chosen = list(dict.fromkeys([*likely, *untried]))[: max(len(likely), BATCH)]
+        untried = [case for case in untried if case not in chosen]
+        for start in range(0, len(chosen), BATCH):
+            missing -= reached(chosen[start : start + BATCH])
     assert not missing, "no row in tests/cases reaches these"
 
 
