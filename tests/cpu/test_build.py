@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.graphs import Staged, cut_up, lower, stage
@@ -17,6 +18,7 @@ from trt_stripped_backend import flavour
 from trt_stripped_backend.build import _encode, build, decode_literal
 from trt_stripped_backend.errors import BuildFailed
 from trt_stripped_backend.key import canonical, make_key
+from trt_stripped_backend.ops import conv
 from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.ops.net import Net
 from trt_stripped_backend.ops.registry import Op, registry
@@ -244,3 +246,46 @@ def test_weights_in_channels_last() -> None:
         p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
     x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
     assert plan(stage(model, x)).header["slots"][0][1]["order"] == [0, 2, 3, 1]
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def test_small_results_of_literals_are_literals() -> None:
+    def computed(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.pow(torch.full((6,), 0.5), torch.arange(1, 7))
+
+    def large(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.pow(torch.full((5000, 1), 0.5), torch.arange(1, 7))
+
+    x = torch.randn(4, 6)
+    layers = [plan(cut_up(lower(fn, x, sources=0))).header["layers"] for fn in (lambda x: x * torch.ones(6), computed)]
+    assert layers[0] == layers[1]
+    assert plan(cut_up(lower(large, torch.randn(5000, 6), sources=0))).header["layers"] > layers[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wide"),
+    [
+        (nn.ReLU(), nn.ReLU(), True),
+        (nn.Identity(), nn.Identity(), True),
+        (nn.SiLU(), nn.ReLU(), False),
+        (nn.ReLU(), nn.SiLU(), False),
+        (nn.ReLU(), nn.GELU(), False),
+    ],
+)
+@pytest.mark.parametrize("mode", ["bound", "general"])
+def test_where_convolutions_sum_in_float32(
+    before: nn.Module, after: nn.Module, wide: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    asked = conv._sums_in_half
+
+    def ask(*args: Any) -> bool:
+        told.append(asked(*args))
+        return told[-1]
+
+    monkeypatch.setattr(conv, "_sums_in_half", ask)
+    model = nn.Sequential(before, nn.Conv2d(8, 8, 3, bias=False), after).half().requires_grad_(False)
+    plan(stage(model, torch.randn(1, 8, 6, 6).half(), refit_mode=mode), mode)
+    assert told == [wide and mode == "bound"]

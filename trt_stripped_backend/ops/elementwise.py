@@ -61,7 +61,7 @@ def _no_sum_with_least(self: Any, other: Any, alpha: Scalar = 1) -> Iterator[str
     if dtype in INT and isinstance(other, int) and isinstance(alpha, int):
         least = torch.iinfo(dtype).min
         if (other * alpha - least) % (2 * least) == 0:  # where PyTorch wraps, RTX 1.6.1 leaves the sign set
-            yield f"a sum with {least}"
+            yield f"a sum with {least}, whose overflow does not wrap in TensorRT"
 
 
 add.unless(_no_sum_with_least)

@@ -14,7 +14,7 @@ import trt_stripped_backend as ts
 from trt_stripped_backend.build import Timings
 from trt_stripped_backend.cache import EngineCache
 
-PROCESSES = 4
+PROCESSES = 8
 
 
 def _prebuild(directory: Path, pipe: Connection) -> None:
@@ -27,7 +27,7 @@ def _prebuild(directory: Path, pipe: Connection) -> None:
     pipe.send((report.builds, report.hits, [record.key for record in cache.entries()]))
 
 
-def test_four_processes_build_a_real_engine_once(tmp_path: Path) -> None:
+def test_eight_processes_build_a_real_engine_once(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     pipes = [spawn.Pipe() for _ in range(PROCESSES)]
     processes = [spawn.Process(target=_prebuild, args=(tmp_path / "cache", theirs)) for _, theirs in pipes]

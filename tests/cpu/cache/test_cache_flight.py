@@ -37,10 +37,10 @@ def build_once(directory: Path, start: Barrier) -> None:
     assert found == entry(KEY, 100_000)
 
 
-def test_sixteen_processes_build_once(cache: EngineCache, tmp_path: Path) -> None:
-    start = SPAWN.Barrier(16)
-    with running(build_once, *[(cache.dirs[0], start)] * 16) as processes:
-        assert finish(processes) == [0] * 16
+def test_sixty_four_processes_build_once(cache: EngineCache, tmp_path: Path) -> None:
+    start = SPAWN.Barrier(64)
+    with running(build_once, *[(cache.dirs[0], start)] * 64) as processes:
+        assert finish(processes) == [0] * 64
     assert (tmp_path / "builds").read_bytes() == b"x"
     assert [path.name for path in (cache.dirs[0] / "locks").iterdir()] == ["index.lock"]
 
