@@ -85,10 +85,11 @@ def build(
         with alone, applied(tf32), unset_fake_temporarily():
             builder = trt.Builder(logger())
             network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-            plain_refit = mode == "general" and not flavour.refit_individual
+            # A plan whose weights are not marked one by one may lack constants of the graph too.
+            unmarked = mode == "identical" or (mode == "general" and not flavour.refit_individual)
             net = Net(
                 network, flavour, bound=mode == "bound", values=_host(signature, values),
-                mark=mode == "general" and flavour.refit_individual, name_literals=plain_refit, tf32=tf32,
+                mark=mode == "general" and flavour.refit_individual, name_literals=unmarked, tf32=tf32,
                 ranges=as_intervals(signature, ranges), half_sums=half_sums,
             )  # fmt: skip
             convert(partition, signature, net)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch._decomp import _core_aten_decompositions_post_autograd, core_aten_decompositions, get_decompositions
+from torch.fx.experimental.symbolic_shapes import has_free_symbols, statically_known_true
 
 aten = torch.ops.aten
 
@@ -60,6 +61,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     for target in (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default):
         table[target] = _summed_in_float32(table[target])
     table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer
+    table[aten.full_like.default] = _full_like
+    for target in (aten.argmax.default, aten.argmin.default):
+        table[target] = _first_of_one
     return table
 
 
@@ -90,6 +94,24 @@ def _summed_in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(one.to(self.dtype) for one in made)
 
     return loss
+
+
+# What needs a tensor's shape alone must not hold on to its elements: a refittable engine would lack the weight.
+
+
+def _full_like(self: torch.Tensor, fill_value: float, dtype: torch.dtype | None = None, **named: Any) -> Any:
+    usual = (None, False, torch.strided, torch.preserve_format)
+    if has_free_symbols(self) or not self.is_contiguous() or any(value not in usual for value in named.values()):
+        return NotImplemented
+    return aten.full(self.shape, fill_value, dtype=dtype or self.dtype, device=self.device)
+
+
+def _first_of_one(self: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    if dim is None or not self.ndim or not statically_known_true(self.shape[dim] == 1):
+        return NotImplemented
+    shape = [*self.shape]
+    shape[dim : dim % self.ndim + 1] = [1] * keepdim
+    return aten.full(shape, 0, dtype=torch.int64, device=self.device)
 
 
 def _transformer_encoder_layer(

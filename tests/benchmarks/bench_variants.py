@@ -9,6 +9,7 @@ now        as the converters are
 half_sums  matrix products as TensorRT sums them: ``torch.backends.cuda.matmul.allow_fp16_accumulation``
 short16    float16 products of at most 256 terms summed in float16
 layers     small products as layers, not written out
+bias32     the bias of a linear layer added in float32, before the one rounding
 conv16     convolutions as TensorRT sums them
 line16     only those over one dimension
 conv32     all without groups summed in float32, whatever follows
@@ -39,7 +40,7 @@ from torch import nn
 from tests.benchmarks import process
 from tests.benchmarks.bench_models import BOUNDS, environment
 from trt_stripped_backend.flavour import trt
-from trt_stripped_backend.ops import conv
+from trt_stripped_backend.ops import conv, matmul
 from trt_stripped_backend.ops.library import lookup
 from trt_stripped_backend.ops.net import EXACT_TERMS, Dim, ITensor, Net
 from trt_stripped_backend.ops.registry import registry
@@ -87,11 +88,24 @@ def _gelu_erf() -> contextlib.AbstractContextManager[None]:
     return _converter(aten.gelu.default, change)
 
 
+def _bias32() -> contextlib.AbstractContextManager[None]:
+    def change(convert: Convert) -> Convert:
+        def changed(net: Net, input: ITensor, weight: ITensor, bias: ITensor | None = None) -> ITensor:
+            if bias is None:
+                return convert(net, input, weight)
+            y = matmul._product(net, input, weight, transpose_b=len(weight.shape) == 2)
+            return net.cast(net.add(net.wide(y), net.wide(bias)), net.out.dtype)
+
+        return changed
+
+    return _converter(aten.linear.default, change)
+
+
 def _line16() -> contextlib.AbstractContextManager[Any]:
     before = conv._sums_in_half
 
-    def changed(net: Net, input: ITensor, groups: int) -> bool:
-        return 1 not in net.shape(input)[2:-1] and before(net, input, groups)  # a line is an image of height 1
+    def changed(net: Net, input: ITensor, groups: int, *, line: bool) -> bool:
+        return not line and before(net, input, groups, line=False)
 
     return mock.patch.object(conv, "_sums_in_half", changed)
 
@@ -108,11 +122,11 @@ def _soft32() -> contextlib.AbstractContextManager[Any]:
 def _short16() -> contextlib.AbstractContextManager[Any]:
     product = Net.product
 
-    def short(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
+    def short(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = False) -> ITensor:
         terms = net.shape(a)[-1]
         few = net.few_products(a, b, transpose_b=transpose_b)
         if net.dtype(a) != torch.float16 or few or isinstance(terms, Dim) or terms > EXACT_TERMS:
-            return product(net, a, b, transpose_b=transpose_b)
+            return product(net, a, b, transpose_b=transpose_b, rounded=rounded)
         return net.wide(net.matmul(a, b, transpose_b=transpose_b))
 
     return mock.patch.object(Net, "product", short)
@@ -134,10 +148,11 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "half_sums": _half_sums,
     "short16": _short16,
     "layers": lambda: mock.patch.object(Net, "few_products", lambda *_, **__: False),
-    "conv16": lambda: mock.patch.object(conv, "_sums_in_half", lambda *_: False),
+    "bias32": _bias32,
+    "conv16": lambda: mock.patch.object(conv, "_sums_in_half", lambda *_, **__: False),
     "line16": _line16,
     "conv32": lambda: mock.patch.object(
-        conv, "_sums_in_half", lambda net, x, groups: groups == 1 and net.dtype(x) == torch.float16
+        conv, "_sums_in_half", lambda net, x, groups, line: groups == 1 and net.dtype(x) == torch.float16
     ),
     "gelu32": _gelu32,
     "gelu_erf": _gelu_erf,

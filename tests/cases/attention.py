@@ -42,6 +42,13 @@ def _self_attention(x: torch.Tensor, qkv: torch.Tensor, out: torch.Tensor) -> to
     return F.linear(y.transpose(1, 2).reshape(2, 5, 16), out)
 
 
+def _windows(x: torch.Tensor, qkv: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """A linear layer of four dimensions behind attention within windows of 8 × 8."""
+    q, k, v = F.linear(x, qkv).view(8, 64, 3, 4, 32).transpose(1, 3).unbind(2)
+    y = F.scaled_dot_product_attention(q, k, v)
+    return F.linear(y.transpose(1, 2).reshape(8, 8, 8, 128), up)
+
+
 def _step(
     x: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> torch.Tensor:
@@ -85,9 +92,14 @@ CASES = [
     Case("mask_blind_row", _blind_row, (T(Q), T(K), T(K), T((2, 4, 5, 7), **BOOL))),
     Case("mask_blind_row_float", _blind_row_float, (T(Q), T(K), T(K), T((2, 4, 5, 7)))),
     Case("self_attention", _self_attention, (T((2, 5, 16)), T((48, 16)), T((16, 16))), (1, 2)),
+    Case(
+        "windows", _windows, (T((8, 8, 8, 128)), *[T((n, 128), kind="tenths:-1:2") for n in (384, 512)]), (1, 2)
+    ),
     Case("step", _step, (T((2, 1, 64)), T((64, 64)), *[T((2, 1, 1, 16))] * 2, *[T((2, 4, 32, 16))] * 2), (1,)),
     attend("dropout", Q, K, dropout_p=0.5),
 ]
 CASES[-1] = Case("dropout", CASES[-1].fn, CASES[-1].inputs, rejected="dropout")
-_BOTH = {"plain", "step", "causal", "shared_heads", "mask_bool", "mask_bool_keys", "mask_float", "mask_blind_row"}
+_BOTH = {
+    "plain", "windows", "step", "causal", "shared_heads", "mask_bool", "mask_bool_keys", "mask_float", "mask_blind_row",
+}  # fmt: skip
 CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]

@@ -59,6 +59,8 @@ CASES = [
     Case("addmv", torch.addmv, (T((4,)), T((4, 7)), T((7,)))),
     Case("addmv_scaled", lambda c, a, b: torch.addmv(c, a, b, beta=-1, alpha=2), (T((1,)), T((4, 7)), T((7,)))),
     Case("einsum", lambda a, b: torch.einsum("bhid,bhjd->bhij", a, b), (T((2, 3, 4, 5)), T((2, 3, 6, 5)))),
+    Case("einsum_with_itself", lambda x: torch.einsum("bij,bkj->bik", x, x), (T((2, 3, 7)),)),
+    Case("linear_rank_4", F.linear, (T((2, 3, 4, 8)), T((6, 8)), T((6,))), (1, 2)),
     Case("mm_empty", torch.mm, (T((4, 0)), T((0, 5))), rejected="empty"),
     Case(
         "matmul_int",
@@ -67,5 +69,8 @@ CASES = [
         rejected="int32",
     ),
 ]
-_BOTH = ("linear", "linear_sequence", "matmul_broadcast", "bmm", "addmm", "addmm_scaled", "baddbmm")
+_BOTH = (
+    "linear", "linear_sequence", "linear_rank_4", "einsum_with_itself", "matmul_broadcast", "bmm", "addmm",
+    "addmm_scaled", "baddbmm",
+)  # fmt: skip
 CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]

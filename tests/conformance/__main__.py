@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if given.verb == "report":
         return report(given.file, given.device, reasons=given.reasons)
+    if given.device == "cuda":  # else samples after the first that may use TF32 would stay in PyTorch
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     if given.jobs > 1:
         run_shards(arguments, given.jobs)
         return 0

@@ -281,11 +281,32 @@ def test_where_convolutions_sum_in_float32(
     told: list[bool] = []
     asked = conv._sums_in_half
 
-    def ask(*args: Any) -> bool:
-        told.append(asked(*args))
+    def ask(*args: Any, **named: Any) -> bool:
+        told.append(asked(*args, **named))
         return told[-1]
 
     monkeypatch.setattr(conv, "_sums_in_half", ask)
     model = nn.Sequential(before, nn.Conv2d(8, 8, 3, bias=False), after).half().requires_grad_(False)
     plan(stage(model, torch.randn(1, 8, 6, 6).half(), refit_mode=mode), mode)
     assert told == [wide and mode == "bound"]
+
+
+def test_convolutions_of_one_pixel_sum_as_tensorrt_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    asked = conv._sums_in_half
+
+    def ask(*args: Any, **named: Any) -> bool:
+        told.append(asked(*args, **named))
+        return told[-1]
+
+    class Squeeze(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.up(nn.functional.silu(self.down(x.mean((2, 3), keepdim=True)))).sigmoid()
+
+    monkeypatch.setattr(conv, "_sums_in_half", ask)
+    plan(stage(Squeeze().half().requires_grad_(False), torch.randn(1, 8, 6, 6).half()))
+    assert told == [False, False]

@@ -6,6 +6,7 @@ Prints each failure as code that shows it, shrunk; ends with 1 if there is one.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -26,6 +27,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="where to write the counts, as JSON")
     parser.add_argument("--reasons", action="store_true", help="print why operators stay in PyTorch")
     given = parser.parse_args(arguments)
+    if given.device == "cuda":  # else graphs after the first that may use TF32 would stay in PyTorch
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     if given.jobs > 1:
         with tempfile.TemporaryDirectory() as folder:
             totals = run_processes(arguments, given.jobs, Path(folder))

@@ -44,6 +44,31 @@ def test_whole_numbers_and_masks_are_followed(mode: str) -> None:
     assert ts.stats()["fallbacks"] == 0
 
 
+class Mixed(nn.Module):
+    """Matrices that are part of the graph, between weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.block = nn.Embedding(16, 64), Block()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        angles = torch.arange(64.0, device=x.device)[:, None] * torch.arange(64.0, device=x.device)
+        places = torch.arange(32, device=x.device).view(4, 8) % 16
+        return self.block(x @ angles.cos() * 0.1 + self.embed(places))
+
+
+@pytest.mark.parametrize("mode", [*MODES, *VALUED])
+@torch.no_grad()
+def test_matrices_of_the_graph_stay_beside_weights(mode: str) -> None:
+    model, x = perturbed(Mixed()), torch.randn(4, 8, 64, device="cuda")
+    fast = compiled(model, mode)
+    for _ in range(2):
+        assert error(fast(x), model(x)) < 1e-5
+        model.embed.weight.mul_(-1.5)
+        model.block.up.weight.mul_(1.5)
+    assert ts.stats()["fallbacks"] == 0
+
+
 # ------------------------------------------------------------------------------------------------ data in disguise
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ..flavour import trt
 from ..sizes import dynamic
-from .net import EXACT_TERMS, FLOAT, Dim, ITensor, Net
+from .net import EXACT_TERMS, FLOAT, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
@@ -32,7 +32,7 @@ def convolution(
         # TensorRT convolves two or three dimensions: a line is an image of height 1.
         input, weight = net.unsqueeze(input, 2), net.unsqueeze(weight, 2)
         sizes = {name: [0 if "padding" in name else 1, *values] for name, values in sizes.items()}
-    if _sums_in_half(net, input, groups):
+    if _sums_in_half(net, input, groups, line=spatial == 1):
         input, weight = net.wide(input), net.wide(weight)
     y = (_transposed if transposed else _forward)(net, input, weight, groups, **sizes)
     y = net.cast(y, net.out.dtype)
@@ -52,17 +52,17 @@ _MAY_FOLLOW = frozenset({
 })  # fmt: skip
 
 
-def _sums_in_half(net: Net, input: ITensor, groups: int) -> bool:
+def _sums_in_half(net: Net, input: ITensor, groups: int, *, line: bool) -> bool:
     """Whether TensorRT would sum in float16 what PyTorch sums in float32, and does not if the operands are float32.
 
     Seen on RTX 1.6.1: relative error 1.5e-3 over 1536 terms and 5e-3 through VGG-11, where PyTorch's are 4e-4 and 8e-4;
     the casts cost little, as they become part of the kernel. Not so with groups. With arithmetic in float32 before it
-    or after it (SiLU, GELU, a product, as in EfficientNet) RTX makes wrong images or NaN of some. Refittable engines
-    must do with float16: without a GPU RTX does not build the cast of a kernel whose values come later.
+    or after it (SiLU, GELU, a product) RTX makes wrong images or NaN of some, of a single pixel too, as in squeeze and
+    excitation; convolutions of a line, as Whisper's before GELU, are right. Refittable engines must do with float16:
+    without a GPU RTX does not build the cast of a kernel whose values come later.
     """
     if net.dtype(input) != torch.float16 or groups > 1 or net.half_sums or not (net.bound or net.values):
         return False
-    line = not isinstance(net.shape(input)[2], Dim) and net.shape(input)[2] == 1  # Whisper's with their GELU are right
     return line or (net.argument in _MAY_PRECEDE and net.users <= _MAY_FOLLOW)
 
 

@@ -75,7 +75,7 @@ class Network:
         values: host tensors for slots that are built in by value (``identical``, ``immutable``); a slot without a
             value becomes a placeholder: a null pointer where the flavour takes one, else zeros.
         mark: marks each slot as individually refittable.
-        name_literals: names constants too, where plain REFIT strips them.
+        name_literals: names constants too, where the builder may strip them.
         tf32: float32 products may round to TF32.
         half_sums: float16 products may be summed in float16.
         ranges: bounds of the dynamic sizes, by symbol.
@@ -85,7 +85,7 @@ class Network:
         argument: the operator that makes its first argument; None stands for the graph's input.
         users: the operators that take what it makes; None stands for the graph's output.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
-        literals: constants by name, kept when the engine cannot keep them (plain REFIT strips these too).
+        literals: constants by name, kept where the plan may lack them.
     """
 
     def __init__(
