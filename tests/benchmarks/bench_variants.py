@@ -127,7 +127,8 @@ def _short16() -> contextlib.AbstractContextManager[Any]:
         few = net.few_products(a, b, transpose_b=transpose_b)
         if net.dtype(a) != torch.float16 or few or isinstance(terms, Dim) or terms > EXACT_TERMS:
             return product(net, a, b, transpose_b=transpose_b, rounded=rounded)
-        return net.wide(net.matmul(a, b, transpose_b=transpose_b))
+        y = net.matmul(a, b, transpose_b=transpose_b)
+        return y if rounded else net.wide(y)
 
     return mock.patch.object(Net, "product", short)
 

@@ -55,6 +55,7 @@ CASES = [
     added("full_large", lambda x: torch.full((200, 300), 0.25, device=x.device), T((300,))),
     added("full_large_bool", lambda x: torch.full((200, 300), True, device=x.device), T((300,))),
     added("full_like", lambda x: torch.full_like(x, 7)),
+    added("full_like_transposed", lambda x: torch.full_like(x.mT, 7).mT),
     added("full_like_dtype", lambda x: torch.full_like(x, 7, dtype=INT64)),
     added("zeros", lambda x: torch.zeros(4, 6, device=x.device)),
     added("ones", lambda x: torch.ones(6, dtype=INT32, device=x.device)),
