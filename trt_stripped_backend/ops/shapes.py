@@ -25,6 +25,7 @@ class Shapes(Network):
         self._shapes: dict[str, list[AnySize]] = {}  # of tensors with dynamic sizes, by tensor name
         self._told: dict[str, tuple[ITensor, int]] = {}  # symbol → the tensor and the dimension that tell it
         self._sizes: dict[Size, ITensor] = {}
+        self._reshaped: set[str] = set()  # tensors that a layer gave another shape, by tensor name
 
     # ---------------------------------------------------------------- sizes
 
@@ -110,7 +111,9 @@ class Shapes(Network):
             layer.reshape_dims = tuple(-1 if isinstance(s, Dim) else int(s) for s in shape)
         else:
             layer.set_input(1, self.shape_tensor(shape))
-        return self.keep(self.take(layer), shape)
+        made = self.take(layer)
+        self._reshaped.add(made.name)
+        return self.keep(made, shape)
 
     def permute(self, x: ITensor, dims: Sequence[int]) -> ITensor:
         dims = [d % len(x.shape) for d in dims]
