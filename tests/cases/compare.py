@@ -58,6 +58,10 @@ CASES = [
     Case("where_half", torch.where, (BOOLS, F16, T((6,), HALF))),
     Case("where_bfloat16", torch.where, (BOOLS, T((4, 6), BF16), T((6,), BF16))),
     Case("where_promotes", torch.where, (BOOLS, INTS, F32)),
+    # Both branches are equal, and the condition is given another shape.
+    Case("where_equal", lambda c, x: torch.where(c[:, None], x * 1.0, x), (T((4,), BOOL, "bool"), F32)),
+    Case("where_commuted", lambda c, a, b: torch.where(c, a + b, b + a), (T((6,), BOOL, "bool"), F32, F32)),
+    Case("where_commuted_0d", lambda c, a, b: torch.where(c, a + b, b + a), (T((), BOOL, "bool"), F32, F32)),
     Case("where_int", torch.where, (BOOLS, INTS, INTS32)),
     Case("where_bool", torch.where, (BOOLS, BOOLS, T((6,), BOOL, "bool"))),
     Case("where_scalars", lambda c: torch.where(c, 2.5, -1.0), (BOOLS,)),

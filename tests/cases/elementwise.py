@@ -78,6 +78,7 @@ _ARITHMETIC = [
     Case("addcmul", lambda a, b: torch.addcmul(a, a, b, value=0.5), (X, Y)),
     Case("addcdiv", lambda a, b: torch.addcdiv(a, a, b, value=0.5), (X, Y)),
     Case("lerp", lambda a, b: torch.lerp(a, b, 0.3), (X, Y)),
+    Case("lerp_itself", lambda x, w: torch.lerp(x, x, w), (X, T((6,), kind="rand"))),
     Case("lerp_tensor", torch.lerp, (X, Y, T((6,), kind="rand"))),
     Case("weight", torch.add, (X, T((6,))), (1,)),
     Case("weights", lambda x, s, b: x * s + b, (X, T((6,)), T((4, 1))), (1, 2)),

@@ -27,7 +27,14 @@ def grid(name: str, mode: str, padding: str, align: bool) -> Case:
     return Case(f"grid_{name}", sample, (T(IMAGE), T((2, 4, 3, 2))))
 
 
+def _turned(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A resized image that is a result itself, and is summed after a permutation."""
+    y = F.interpolate(x, size=(6, 7))
+    return y, y.permute(0, 2, 1, 3).float().sum((2, 3))
+
+
 CASES = [
+    Case("nearest_2d_turned", _turned, (T(IMAGE),)),
     resize("nearest_1d", LINE, scale_factor=2),
     resize("nearest_1d_size", LINE, size=10),
     resize("nearest_2d", IMAGE, scale_factor=2),
@@ -103,7 +110,7 @@ CASES = [
     ),
 ]
 _BOTH = {
-    "nearest_2d", "nearest_2d_broken", "nearest_2d_shrink", "bilinear", "bilinear_broken", "bicubic", "bicubic_broken",
-    "grid_bilinear_zeros", "grid_bilinear_border", "shuffle",
+    "nearest_2d_turned", "nearest_2d", "nearest_2d_broken", "nearest_2d_shrink", "bilinear", "bilinear_broken",
+    "bicubic", "bicubic_broken", "grid_bilinear_zeros", "grid_bilinear_border", "shuffle",
 }  # fmt: skip
 CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]

@@ -221,7 +221,7 @@ class Net(Shapes):
         if dtype == torch.bool:  # RTX does not build a select between constant bools
             return self.logical_or(self.logical_and(c, left), self.logical_and(self.logical_not(c), right))
         if c.name in self._reshaped and self.is_tensor(a) and self.is_tensor(b):
-            # RTX 1.7.1 drops a select between equal values, and crashes if that leaves a reshape without a use.
+            # RTX (1.6, 1.7) drops a select between equal values, and crashes if that leaves a reshape without a use.
             c = self.logical_and(c, c)
         made = self.take(self.network.add_select(c, left, right))
         return self.keep(made, self._joint(*map(self.shape, (c, left, right))))

@@ -207,7 +207,8 @@ def _pick(net: Net, x: ITensor, dim: int, table: list[int]) -> ITensor:
     step = table[1] - table[0] if len(table) > 1 else 1
     if step > 0 and table == list(range(table[0], table[0] + step * len(table), step)):
         return net.narrow(x, dim, table[0], len(table), step)
-    return net.gather(x, net.constant(table, torch.int32), dim)
+    # Of half types RTX 1.6 and 1.7 fail to build some gathers that are outputs and go on transposed.
+    return net.cast(net.gather(net.wide(x), net.constant(table, torch.int32), dim), net.dtype(x))
 
 
 def _interpolate(net: Net, x: ITensor, align_corners: bool, scale_factors: Scales, mode: str) -> ITensor:
