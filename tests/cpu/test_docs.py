@@ -133,7 +133,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_measured_numbers_are_those_of_the_results() -> None:
-    results = ROOT / "tests" / "benchmarks" / "results" / "h100-rtx-1.6.1-bound.json"
+    results = ROOT / "tests" / "benchmarks" / "results" / "h200-rtx-1.6.1-bound.json"
     models: dict[str, dict[str, Any]] = {}
     for row in json.loads(results.read_text(encoding="utf-8"))["rows"]:
         assert row["right"] and row["warm_right"] and row["warm_builds"] == 0
