@@ -61,6 +61,10 @@ CASES = [
     Case("einsum", lambda a, b: torch.einsum("bhid,bhjd->bhij", a, b), (T((2, 3, 4, 5)), T((2, 3, 6, 5)))),
     Case("einsum_with_itself", lambda x: torch.einsum("bij,bkj->bik", x, x), (T((2, 3, 7)),)),
     Case("linear_rank_4", F.linear, (T((2, 3, 4, 8)), T((6, 8)), T((6,))), (1, 2)),
+    Case(
+        "linear_beside_vector", lambda x, w, b, v: (F.linear(x, w, b), x @ v),
+        (T((2, 3, 5, 5)), T((3, 5)), T((3,)), T((5,))), (1, 2),
+    ),
     Case("mm_empty", torch.mm, (T((4, 0)), T((0, 5))), rejected="empty"),
     Case(
         "matmul_int",
