@@ -100,7 +100,7 @@ def _perturbed(step: Step, values: dict[str, torch.Tensor], generator: torch.Gen
     if step.fn in EXACT:
         return step.call(values)
     shaken = {ref.name: _shaken(values[ref.name], generator) for ref in step.refs()}
-    return [_shaken(made, generator) for made in step.call(shaken)]
+    return [_either_zero(_shaken(made, generator), generator) for made in step.call(shaken)]
 
 
 def _shaken(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -108,3 +108,11 @@ def _shaken(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return value
     noise = 2 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1
     return (value.to(torch.float64) * (1 + ROUNDINGS * torch.finfo(value.dtype).eps * noise)).to(value.dtype)
+
+
+def _either_zero(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """With zeros of either sign: which one a sum leaves depends on its order and on what else it adds."""
+    if not value.is_floating_point():
+        return value
+    signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
+    return torch.where(value == 0, value * signs, value)

@@ -21,7 +21,7 @@ ROUNDING = {
 
 
 class Resize(Layer):
-    """Separable: each resized dimension is a matrix of sampling weights."""
+    """Separable: along each resized dimension, sums of weighted neighbours."""
 
     shape: Any = None
     scales: Any = None
@@ -52,8 +52,9 @@ class Resize(Layer):
                 rounding = "FLOOR" if self.nearest_rounding is None else self.nearest_rounding.name
                 out = out.index_select(dim, ROUNDING[rounding](at).clamp(0, x.shape[dim] - 1).long())
             else:
-                weights = self._linear(at, x.shape[dim]) if mode == "LINEAR" else self._cubic(at, x.shape[dim])
-                out = torch.tensordot(out, weights.float(), ([dim], [1])).movedim(-1, dim)
+                places, weights = (self._linear if mode == "LINEAR" else self._cubic)(at, x.shape[dim])
+                picked = out.movedim(dim, -1)[..., places]  # what is not picked spreads no NaN
+                out = (picked * weights.float()).sum(-1).movedim(-1, dim)
         return out.to(x.dtype)
 
     def _coordinates(self, old: int, new: int, scale: float) -> torch.Tensor:
@@ -68,20 +69,21 @@ class Resize(Layer):
         at = at.float()
         return at / scale if kind == "ASYMMETRIC" else (at + 0.5) / scale - 0.5
 
-    def _weights(self, at: torch.Tensor, size: int, taps: range, kernel: Any) -> torch.Tensor:
-        base = torch.floor(at)
-        matrix = torch.zeros(len(at), size, dtype=torch.float64)
-        for tap in taps:
-            place, weight = (base + tap).long(), kernel((at - base - tap).double().abs())
-            if self.exclude_outside:
-                weight = torch.where((place >= 0) & (place < size), weight, 0)
-            matrix.scatter_add_(1, place.clamp(0, size - 1)[:, None], weight[:, None])
-        return matrix / matrix.sum(1, keepdim=True) if self.exclude_outside else matrix
+    def _taps(self, at: torch.Tensor, size: int, taps: range, kernel: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places and weights of the neighbours of each output element."""
+        base = torch.floor(at)[:, None]
+        offsets = torch.tensor(list(taps), dtype=at.dtype)
+        places = (base + offsets).long()
+        weights = kernel((at[:, None] - base - offsets).double().abs())
+        if self.exclude_outside:
+            weights = torch.where((places >= 0) & (places < size), weights, 0)
+            weights = weights / weights.sum(1, keepdim=True)
+        return places.clamp(0, size - 1), weights
 
-    def _linear(self, at: torch.Tensor, size: int) -> torch.Tensor:
-        return self._weights(at, size, range(2), lambda t: (1 - t).clamp(min=0))
+    def _linear(self, at: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._taps(at, size, range(2), lambda t: (1 - t).clamp(min=0))
 
-    def _cubic(self, at: torch.Tensor, size: int) -> torch.Tensor:
+    def _cubic(self, at: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         a = self.cubic_coeff
 
         def kernel(t: torch.Tensor) -> torch.Tensor:
@@ -89,7 +91,7 @@ class Resize(Layer):
             far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
             return torch.where(t <= 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
 
-        return self._weights(at, size, range(-1, 3), kernel)
+        return self._taps(at, size, range(-1, 3), kernel)
 
 
 class GridSample(Layer):
