@@ -30,7 +30,7 @@ _KEPT_FROM_TABLE = (
     "leaky_relu", "elu", "hardtanh", "baddbmm", "mv", "dot", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
     "replication_pad1d", "replication_pad2d", "replication_pad3d", "stack", "split.Tensor", "unbind.int",
     "select_scatter", "diag_embed", "tril", "triu", "take", "col2im",
-    "max_unpool2d", "max_unpool3d",
+    "max_unpool2d", "max_unpool3d", "linalg_vector_norm",
 )  # fmt: skip
 
 _override_lock = threading.RLock()  # the composite override patches torch's dispatcher for the whole process
