@@ -122,7 +122,7 @@ def _soft32() -> contextlib.AbstractContextManager[Any]:
 def _short16() -> contextlib.AbstractContextManager[Any]:
     product = Net.product
 
-    def short(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = False) -> ITensor:
+    def short(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = True) -> ITensor:
         terms = net.shape(a)[-1]
         few = net.few_products(a, b, transpose_b=transpose_b)
         if net.dtype(a) != torch.float16 or few or isinstance(terms, Dim) or terms > EXACT_TERMS:

@@ -264,6 +264,20 @@ def test_small_results_of_literals_are_literals() -> None:
     assert plan(cut_up(lower(large, torch.randn(5000, 6), sources=0))).header["layers"] > layers[1]
 
 
+@pytest.fixture
+def wide_sums(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each convolution that is converted, whether its operands are cast."""
+    told: list[bool] = []
+    asked = conv._sums_in_half
+
+    def ask(*args: Any, **named: Any) -> bool:
+        told.append(asked(*args, **named))
+        return told[-1]
+
+    monkeypatch.setattr(conv, "_sums_in_half", ask)
+    return told
+
+
 @pytest.mark.parametrize(
     ("before", "after", "wide"),
     [
@@ -276,29 +290,14 @@ def test_small_results_of_literals_are_literals() -> None:
 )
 @pytest.mark.parametrize("mode", ["bound", "general"])
 def test_where_convolutions_sum_in_float32(
-    before: nn.Module, after: nn.Module, wide: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+    before: nn.Module, after: nn.Module, wide: bool, mode: str, wide_sums: list[bool]
 ) -> None:
-    told: list[bool] = []
-    asked = conv._sums_in_half
-
-    def ask(*args: Any, **named: Any) -> bool:
-        told.append(asked(*args, **named))
-        return told[-1]
-
-    monkeypatch.setattr(conv, "_sums_in_half", ask)
     model = nn.Sequential(before, nn.Conv2d(8, 8, 3, bias=False), after).half().requires_grad_(False)
     plan(stage(model, torch.randn(1, 8, 6, 6).half(), refit_mode=mode), mode)
-    assert told == [wide and mode == "bound"]
+    assert wide_sums == [wide and mode == "bound"]
 
 
-def test_convolutions_of_one_pixel_sum_as_tensorrt_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[bool] = []
-    asked = conv._sums_in_half
-
-    def ask(*args: Any, **named: Any) -> bool:
-        told.append(asked(*args, **named))
-        return told[-1]
-
+def test_convolutions_of_one_pixel_sum_as_tensorrt_does(wide_sums: list[bool]) -> None:
     class Squeeze(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -307,6 +306,5 @@ def test_convolutions_of_one_pixel_sum_as_tensorrt_does(monkeypatch: pytest.Monk
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * self.up(nn.functional.silu(self.down(x.mean((2, 3), keepdim=True)))).sigmoid()
 
-    monkeypatch.setattr(conv, "_sums_in_half", ask)
     plan(stage(Squeeze().half().requires_grad_(False), torch.randn(1, 8, 6, 6).half()))
-    assert told == [False, False]
+    assert wide_sums == [False, False]

@@ -241,11 +241,12 @@ class Net(Shapes):
         shape = [*self._joint(left[:-2], right[:-2]), left[-1 if transpose_a else -2], right[-2 if transpose_b else -1]]
         return self.keep(self.take(layer), shape)
 
-    def product(self, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = False) -> ITensor:
-        """:meth:`matmul` summed in float32, as PyTorch sums it. A float16 product comes back as float32.
+    def product(self, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = True) -> ITensor:
+        """:meth:`matmul` summed in float32, as PyTorch sums it.
 
-        ``rounded`` allows a layer's product to come back as float16: with the cast right behind it RTX takes its fast
-        kernels (ViT-B/16 of 8 images on an H200: 1.40 ms, and 3.09 with a bias added in between).
+        A float16 product comes back as float32 if it is written out, or not to be ``rounded``. A layer's is rounded at
+        once: with the cast right behind it RTX takes its fast kernels (ViT-B/16 of 8 images on an H200: 1.40 ms, and
+        3.09 with a bias added in between).
 
         TensorRT sums float16 products in float16 (seen on RTX 1.6.1: relative error 1e-3 at 768 terms, 2e-3 at 3072,
         five to ten times PyTorch's), unless the operands are float32. More float32 arithmetic after the product has the
