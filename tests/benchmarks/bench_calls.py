@@ -114,6 +114,7 @@ def measure(weights: int, mode: str, device: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=int, nargs="+", default=[150, 300])
+    parser.add_argument("--modes", nargs="+", default=["bound", "general"])
     parser.add_argument("--json", action="store_true", help="print JSON too")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -125,7 +126,7 @@ def main() -> None:
             stack.enter_context(mock.patch.object(emulated.ExecutionContext, "execute_async_v3", lambda *_: True))
             stack.enter_context(mock.patch.object(torch.cuda, "is_available", lambda: False))
         for weights in given.weights:
-            for mode in ("bound", "general"):
+            for mode in given.modes:
                 rows.append({"weights": weights, "mode": mode, "µs": measure(weights, mode, device)})
     table = Table("weights", "mode", *rows[0]["µs"], title=f"microseconds, {device}")
     for row in rows:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from tests.benchmarks.speed import Gpt
+from tests.benchmarks.rows import Gpt
 from tests.graphs import lower
 from trt_stripped_backend import lowering, weights
 from trt_stripped_backend.cache import EngineCache

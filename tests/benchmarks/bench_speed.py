@@ -3,12 +3,15 @@
     python -m tests.benchmarks.bench_speed [--rows gpt2_1x128,…] [--columns start,steady] [--minutes 8] [--out x.json]
 
 Every figure comes from a process of its own, on caches of its own; times are medians, start-up is a single run unless
-``--repeat`` says more. Rows are done one after the other, and what there was no time for is left out and named.
+``--repeat`` says more. Rows are done one after the other, or ``--jobs`` at once, on the GPUs in turn; what there was no
+time for is left out and named. Figures that ``--out`` holds already stay, so that one report can be made in parts, and
+``--caches`` keeps what was compiled between them.
 
 start     cold and warm: from ``torch.compile`` to the first result, models and CUDA ready, imports of compilers apart;
           trace: Dynamo and AOTAutograd alone; inductor: the same of Inductor, with caches of its own
 aot       a function saved by ``aot_compile`` and loaded by another process: from the file to the first result; lean:
           saved with guards on the arguments alone
+peer      Torch-TensorRT on the same library, its cache cold and then hit: as start, and a call; where it is installed
 steady    ms of a call, calls in flight: ours, with CUDA graphs, weights built in, eager, Inductor, reduce-overhead
 host      µs of the host for a call beyond ``execute_async_v3`` alone, on the same plan
 update    µs of the host in the call after all weights changed in place; ms until it is done (general: refitted)
@@ -19,11 +22,15 @@ layers    a plain GPT with 12 and 48 layers, as one engine and with repeated lay
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import queue
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +50,7 @@ COLUMNS: dict[str, list[tuple[str, str]]] = {
         ("aot_save", "aot_save"), ("aot_load", "aot_load"), ("aot_save_lean", "aot_save_lean"),
         ("aot_load_lean", "aot_load"),
     ],
+    "peer": [("peer_cold", "peer"), ("peer_warm", "peer")],
     "steady": [("steady", "steady")],
     "host": [("host", "host")],
     "update": [("update", "update")],
@@ -76,14 +84,22 @@ def middle(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return ordered[len(ordered) // 2] | {"all_first_s": [r.get("first_s") for r in results]}
 
 
-def measure(row: str, columns: Sequence[str], repeat: int, budget: Budget) -> dict[str, Any]:
+def measure(
+    row: str, columns: Sequence[str], repeat: int, budget: Budget, *, gpu: int | None = None, caches: Path | None = None
+) -> dict[str, Any]:
+    """The columns of one row, on one GPU."""
     found: dict[str, Any] = {"row": row}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with contextlib.ExitStack() as stack:
+        folder = caches and caches / row
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         environment = {
             "TRT_STRIPPED_CACHE_DIR": f"{folder}/ours", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
-            "TRITON_CACHE_DIR": f"{folder}/triton",
+            "TRITON_CACHE_DIR": f"{folder}/triton", "PEER_CACHE_DIR": f"{folder}/peer",
         }  # fmt: skip
-        (Path(folder) / "ours").mkdir(mode=0o700)
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        (folder / "ours").mkdir(mode=0o700, parents=True, exist_ok=True)
         for column in columns:
             if ONCE.get(column, row) != row:
                 continue
@@ -91,7 +107,7 @@ def measure(row: str, columns: Sequence[str], repeat: int, budget: Budget) -> di
                 if budget.left < 5:
                     budget.skipped.append(f"{row}: {key}")
                     continue
-                cold = key in ("cold", "inductor_cold", "aot_save", "aot_save_lean", "layers")
+                cold = key.endswith("cold") or task.startswith("aot_save") or task == "layers"
                 runs = [fresh(task, row, environment, budget.left) for _ in range(1 if cold else repeat)]
                 found[key] = next((r for r in runs if "failed" in r), None) or middle(runs)
                 if "failed" in found[key]:
@@ -99,7 +115,7 @@ def measure(row: str, columns: Sequence[str], repeat: int, budget: Budget) -> di
     return found
 
 
-def value(row: dict[str, Any], *path: str) -> float | None:
+def value(row: dict[str, Any], *path: str) -> Any:
     """A figure, or None where it was not measured."""
     found: Any = row
     for name in path:
@@ -115,12 +131,29 @@ def text(number: float | None, digits: int = 2) -> str:
     return "–" if number is None else f"{number:.{digits}f}"
 
 
+def _scientific(number: float | None) -> str:
+    return "–" if number is None else f"{number:.1e}"
+
+
 Show = Callable[[dict[str, Any]], str]
 
 
 def _pair(a: Sequence[str], b: Sequence[str], digits: int = 2) -> Show:
     """Ours, and in brackets its ratio to another figure."""
     return lambda r: f"{text(value(r, *a), digits)} ({text(ratio(value(r, *a), value(r, *b)))})"
+
+
+def _stage(kind: str, more: str, less: str) -> Show:
+    """Seconds of one stage of a start without those of others."""
+
+    def show(r: dict[str, Any]) -> str:
+        spent = value(r, kind, "of")
+        if not isinstance(spent, dict):
+            return "–"
+        whole = {"first": r[kind]["first_s"], **spent}
+        return text(whole[more] - sum(whole[one] for one in less.split()))
+
+    return show
 
 
 #: Heading and cell of each table; a table is printed if a cell of it has a figure.
@@ -135,10 +168,23 @@ TABLES: dict[str, list[tuple[str, Show]]] = {
         ("lean guards", lambda r: text(value(r, "aot_load_lean", "first_s"))),
         ("inductor cold", lambda r: text(value(r, "inductor_cold", "first_s"))),
         ("inductor warm", lambda r: text(value(r, "inductor_warm", "first_s"))),
+        ("peer cold", lambda r: text(value(r, "peer_cold", "first_s"))),
+        ("cold / peer's", lambda r: text(ratio(value(r, "cold", "first_s"), value(r, "peer_cold", "first_s")))),
+        ("peer's hit", lambda r: text(value(r, "peer_warm", "first_s"))),
+        ("peer's error after it", lambda r: _scientific(value(r, "peer_warm", "error"))),
+        ("peer's engines", lambda r: text(value(r, "peer_warm", "cached"), 0)),
         ("imports: ours", lambda r: text(value(r, "warm", "imports_s"))),
         ("inductor", lambda r: text(value(r, "inductor_warm", "imports_s"))),
         ("builds", lambda r: f"{text(value(r, 'cold', 'builds'), 0)} / {text(value(r, 'warm', 'builds'), 0)}"),
-        ("error", lambda r: "–" if value(r, "warm", "error") is None else f"{value(r, 'warm', 'error'):.1e}"),
+        ("error", lambda r: _scientific(value(r, "warm", "error"))),
+    ],
+    "where a start goes, s": [
+        (f"{kind}: {name}", _stage(kind, more, less))
+        for kind in ("cold", "warm")
+        for name, more, less in (
+            ("Dynamo, running", "first", "backend load kernels"), ("AOT, lowering", "backend", "plan"),
+            ("build or read", "plan", ""), ("load", "load", ""), ("RTX's kernels", "kernels", ""),
+        )
     ],
     "a call, ms (in brackets: against eager)": [
         ("eager", lambda r: text(value(r, "steady", "ms", "eager"), 3)),
@@ -146,6 +192,8 @@ TABLES: dict[str, list[tuple[str, Show]]] = {
             (name, _pair(("steady", "ms", name), ("steady", "ms", "eager"), 3))
             for name in ("ours", "ours_graphs", "ours_deduped", "baked", "baked_graphs", "inductor", "inductor_graphs")
         ),
+        ("peer", lambda r: f"{text(value(r, 'peer_warm', 'ms'), 3)} ("
+         f"{text(ratio(value(r, 'peer_warm', 'ms'), value(r, 'peer_warm', 'eager_ms')))})"),
         ("ours / baked", lambda r: text(ratio(value(r, "steady", "ms", "ours"), value(r, "steady", "ms", "baked")))),
         (
             "graphs / reduce-overhead",
@@ -229,29 +277,47 @@ def main() -> None:
     parser.add_argument("--columns", default=",".join(COLUMNS))
     parser.add_argument("--minutes", type=float, default=60, help="start no task after so many")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each task that is not cold; the median counts")
-    parser.add_argument("--out", type=Path, help="JSON, written after each row")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at once; a GPU to each, for the times of calls")
+    parser.add_argument("--caches", type=Path, help="a folder to keep what is compiled in; else it is removed")
+    parser.add_argument("--out", type=Path, help="JSON, written after each row; what it holds already is kept")
     parser.add_argument("--plot", type=Path, help="a picture of the calls (needs matplotlib)")
     given = parser.parse_args()
     names, columns = _chosen(parser, given.rows, ROWS), _chosen(parser, given.columns, list(COLUMNS))
+    import torch
+
     from tests.benchmarks.bench_models import environment
 
     about, budget = environment(), Budget(given.minutes)
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        began = time.monotonic()
-        rows.append(measure(name, columns, given.repeat, budget))
+    kept = json.loads(given.out.read_text())["rows"] if given.out and given.out.exists() else []
+    rows: dict[str, dict[str, Any]] = {row["row"]: row for row in kept}
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    lock = threading.Lock()
+    for job in range(given.jobs):
+        free.put(job % torch.cuda.device_count())
+
+    def one(name: str) -> None:
+        gpu, began = free.get(), time.monotonic()
+        found = measure(name, columns, given.repeat, budget, gpu=gpu, caches=given.caches)
+        free.put(gpu)
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-        if given.out:  # kept as far as it got, whatever comes later
-            report = {"environment": about, "repeat": given.repeat, "rows": rows, "skipped": budget.skipped}
-            given.out.write_text(json.dumps(report, indent=1))
-    print(tables(rows))
+        with lock:
+            rows[name] = rows.get(name, {}) | found
+            ordered = [rows[n] for n in ROWS if n in rows]
+            if given.out:  # kept as far as it got, whatever comes later
+                report = {"environment": about, "repeat": given.repeat, "rows": ordered, "skipped": budget.skipped}
+                given.out.write_text(json.dumps(report, indent=1))
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(one, names))
+    results = [rows[name] for name in ROWS if name in rows]
+    print(tables(results))
     if budget.skipped:
         print(f"\nno time for: {'; '.join(budget.skipped)}")
-    over = [value(r, "host", "over_execute_us") for r in rows]
+    over = [value(r, "host", "over_execute_us") for r in results]
     if measured := [o for o in over if o is not None]:
         print(f"\nhost over execute, median of rows: {statistics.median(measured):.1f} µs")
     if given.plot:
-        plot(rows, given.plot)
+        plot(results, given.plot)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,8 +38,33 @@ def test_rows_failures_and_what_there_was_no_time_for(monkeypatch: pytest.Monkey
     assert "out of memory" in capsys.readouterr().out
 
 
+def test_a_report_is_made_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A later run adds its columns to the rows of an earlier one, on every GPU, and finds what that one compiled."""
+    seen: list[tuple[str, str, str]] = []
+
+    def fresh(task: str, row: str, environment: dict[str, str], limit: float) -> dict[str, Any]:
+        seen.append((row, environment["TRT_STRIPPED_CACHE_DIR"], environment["CUDA_VISIBLE_DEVICES"]))
+        return {"first_s": 1.0, "us": {}}
+
+    monkeypatch.setattr(bench_speed, "fresh", fresh)
+    monkeypatch.setattr("tests.benchmarks.bench_models.environment", lambda: {"gpu": "none"})
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    out = tmp_path / "speed.json"
+    for rows, column in (("unet,vit_8", "start"), ("vit_8", "host")):
+        command = ["bench_speed", "--rows", rows, "--columns", column, "--jobs", "2", "--out", str(out)]
+        monkeypatch.setattr("sys.argv", [*command, "--caches", str(tmp_path / "caches")])
+        bench_speed.main()
+    vit, unet = json.loads(out.read_text())["rows"]
+    assert [vit["row"], unet["row"]] == ["vit_8", "unet"]
+    assert {"trace", "warm", "host"} < set(vit)
+    assert "host" not in unet
+    assert len({folder for row, folder, _ in seen if row == "vit_8"}) == 1
+    assert {gpu for _, _, gpu in seen[:10]} == {"0", "1"}
+
+
 def test_all_tasks_exist() -> None:
-    from tests.benchmarks.speed import ROWS, TASKS
+    from tests.benchmarks.rows import ROWS
+    from tests.benchmarks.speed import TASKS
 
     assert {task for tasks in bench_speed.COLUMNS.values() for _, task in tasks} == set(TASKS)
     assert set(bench_speed.ROWS) == set(ROWS)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import trt_stripped_backend as ts
-from tests.benchmarks.speed import Gpt
+from tests.benchmarks.rows import Gpt
 from tests.gpu.common import error, perturbed
 
 ROOT = Path(__file__).parents[2]
