@@ -181,7 +181,8 @@ class ExecutionContext:
             given = {n: read(f"x{k}", spec) for k, (n, spec) in enumerate(signature.inputs)}
             for name, slot in signature.slots:
                 held = self.engine.held
-                given[name] = held[slot.name] if held else read(slot.name, slot.spec)
+                value = held[slot.name] if held else read(slot.name, slot.spec)
+                given[name] = value.contiguous() if slot.relaid else value
             names = [n.name for n in self.engine.module.graph.find_nodes(op="placeholder")]
             with torch.no_grad():
                 made = self.engine.module(*(given[name] for name in names))

@@ -75,6 +75,7 @@ class InTorch(nn.Module):
 
     def forward(self, slots: Mapping[str, torch.Tensor], *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = {**slots, **dict(zip(self.inputs, inputs, strict=True))}
+        given |= {name: given[name].contiguous() for name in self.piece.kernels}
         outputs = self.piece.module(*(given[name] for name in self.names))
         return tuple(own(value, spec) for value, spec in zip(outputs, self.specs, strict=True))
 
@@ -203,7 +204,7 @@ def lower(fn: Callable[..., Any], *args: Any, sources: int = 0) -> lowering.Lowe
 
 def cut_up(lowered: lowering.Lowered, find: Lookup = lookup, **options: Any) -> Staged:
     """Splits and cuts a lowered graph."""
-    split = weights.split(lowered, copied=options.get("refit_mode") == "general")
+    split = weights.split(lowered, mode=str(options.get("refit_mode", "bound")))
     cut = partition(split, Options.of({"min_block_size": 1, **options}), find)
     for piece in cut.partitions:
         cut.module.set_submodule(piece.name, InTorch(piece))

@@ -14,7 +14,7 @@ import torch
 from trt_stripped_backend.ops.network import from_trt
 
 from .torch_layers import linear, move, pointwise, resample, window
-from .torch_layers.base import MAX_RANK, Layer, Refused, Tensor, read_weights, require
+from .torch_layers.base import MAX_RANK, Input, Layer, Refused, Tensor, read_weights, require
 
 __all__ = ["Refused", "Tensor", "TorchNetwork"]
 
@@ -41,11 +41,10 @@ class TorchNetwork:
     def add_input(self, name: str, dtype: Any, shape: Sequence[int]) -> Tensor:
         values = self._inputs[name]
         for value in values:
-            fits = len(shape) == value.ndim and all(s in (-1, v) for s, v in zip(shape, value.shape, strict=True))
             require(value.dtype == from_trt(dtype), f"input {name} is {value.dtype}, not {dtype}")
-            require(fits, f"input {name} has shape {tuple(value.shape)}, not {tuple(shape)}")
+            require(value.ndim == len(shape), f"input {name} has rank {value.ndim}, not {len(shape)}")
             require(value.ndim <= MAX_RANK, f"input {name} has rank {value.ndim}")
-        return Tensor(lambda: values, name)
+        return Input(name, tuple(shape), values)
 
     def mark_output(self, tensor: Tensor) -> None:
         require(tensor.name not in self._inputs, f"input {tensor.name} cannot be an output")

@@ -42,7 +42,7 @@ from .types import Entry, Json, Key, Partition, Ranges
 from .weights import Derived, Split
 
 MAGIC = b"\x89TRTSF\r\n"
-FORMAT = 2
+FORMAT = 3
 
 _HEAD = struct.Struct("<8sI")
 _DIGEST_SIZE = hashlib.sha256().digest_size

@@ -151,7 +151,7 @@ class Compilation:
         Raises:
             BuildFailed: with ``require_full``, when anything would run in PyTorch; names all of it.
         """
-        split = weights.split(lowered, copied=self.mode == "general")
+        split = weights.split(lowered, mode=self.mode, rtx=self.flavour.is_rtx)
         self.exact = exact_in_tf32(split.module.graph)
         cut = partition(split, self.options, lookup, refit=self.mode != "immutable")
         self.reject(*cut.rejections)

@@ -170,6 +170,9 @@ class EngineCall(nn.Module):
     def in_torch(self, weights: Bundle, *inputs: Any) -> tuple[torch.Tensor, ...]:
         """The same partition in PyTorch."""
         slots = weights.slots(self.index)
+        for place, (_, slot) in enumerate(self.piece.signature.slots):
+            if slot.relaid:
+                slots[place] = slots[place].contiguous()
         values = [inputs[self.inputs[n]] if n in self.inputs else slots[self.slots[n]] for n in self.names]
         result: tuple[torch.Tensor, ...] = self.piece.partition.module(*values)
         return result

@@ -16,6 +16,7 @@ import operator
 import platform
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from .errors import Unsupported
+from .kernel_layout import CHANNELS_LAST, is_kernel, is_laid_out
 from .ops.registry import bind, is_getitem
 from .sizes import bounds, expression, hint, is_symbol, size, symbols
 from .types import Json, Key, Partition, Signature, Slot, Symbol, TensorSpec, dtype_name, flat_bytes
@@ -134,7 +136,10 @@ class _Canonical:
                 return ["size", self._size(node.meta["val"])]
             spec = self._spec(node)
             if node.name in self.partition.weights:
-                self.slots.append((node.name, Slot(f"w{len(self.slots)}", spec)))
+                relaid = node.name in self.partition.kernels
+                spec = replace(spec, order=CHANNELS_LAST) if relaid else spec
+                kernel = is_kernel(node) and is_laid_out(spec.shape, spec.order)
+                self.slots.append((node.name, Slot(f"w{len(self.slots)}", spec, kernel, relaid)))
                 return ["slot", spec.to_json()]
             self.inputs.append((node.name, spec))
             return ["input", spec.to_json()]

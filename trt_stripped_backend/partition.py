@@ -29,6 +29,8 @@ from .sizes import expression, is_symbol, symbols
 from .types import Partition, Rejection, layout
 from .weights import Split, constant_nodes
 
+aten = torch.ops.aten
+
 #: The argument that the split graph passes first to every engine: the weights to run with.
 WEIGHTS = "weights"
 
@@ -61,8 +63,7 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
         refit: engines must be refittable (every mode but ``immutable``).
     """
     gm = split.module
-    constant = constant_nodes(gm.graph)
-    device = _device(gm.graph)
+    device, constant = _device(gm.graph), constant_nodes(gm.graph)
     sizes = _sizes(gm.graph)
     told = _told(gm.graph, sizes)
     rejected: dict[fx.Node, Rejection] = {}
@@ -92,7 +93,7 @@ def partition(split: Split, options: Options, lookup: Lookup, *, refit: bool = T
         groups = [b for g in groups for b in blocks(g, options.min_block_size, split.weights, literal)]
     elsewhere = {node for node in literals if _is_elsewhere(node, device)}
     groups, outside = _share_memory([[node for node in group if node not in elsewhere] for group in groups])
-    module, partitions = _Cut(gm, groups, outside, elsewhere, split.weights, sizes, told).run()
+    module, partitions = _Cut(gm, groups, outside, elsewhere, split, sizes, told).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
     return Partitioned(module, partitions, rejections, device)
@@ -121,7 +122,7 @@ def recut(split: Split, groups: Sequence[tuple[Sequence[str], Sequence[str]]]) -
         inner = set(group).difference(map(named.__getitem__, outputs))
         leaving = (node for node in inner if not set(group).issuperset(node.users))
         outside.update(view for node in leaving for view in _views(node, _base(node, inner)))
-    module, partitions = _Cut(gm, chosen, outside, elsewhere, split.weights, sizes, told).run()
+    module, partitions = _Cut(gm, chosen, outside, elsewhere, split, sizes, told).run()
     return Partitioned(module, partitions, (), device)
 
 
@@ -144,7 +145,7 @@ def _told(graph: fx.Graph, sizes: dict[fx.Node, None]) -> dict[sympy.Symbol, fx.
             value = node.meta.get("val")
             for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
                 if is_symbol(size) and expression(size) not in told:
-                    told[expression(size)] = made = graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+                    told[expression(size)] = made = graph.call_function(aten.sym_size.int, (node, dim))
                     made.meta["val"] = size
                     sizes[made] = None
     return told
@@ -245,7 +246,7 @@ def _shows_layout(view: fx.Node, base: fx.Node, inside: set[fx.Node]) -> bool:
     users = [user for user in view.users if user not in inside]
     # AOTAutograd makes the views that the graph returns of its arguments anew, with the strides and the offset of ours.
     returned = base.op == "placeholder" and any(user.op == "output" for user in users)
-    offset = any(user.target is torch.ops.aten.as_strided.default for user in users)
+    offset = any(user.target is aten.as_strided.default for user in users)
     return returned or offset or (bool(users) and layout(view.meta["val"]) is None)
 
 
@@ -285,14 +286,14 @@ class _Cut:
 
     def __init__(
         self, gm: fx.GraphModule, groups: list[list[fx.Node]], outside: set[fx.Node], elsewhere: set[fx.Node],
-        weights: frozenset[str], sizes: dict[fx.Node, None], told: dict[sympy.Symbol, fx.Node],
+        split: Split, sizes: dict[fx.Node, None], told: dict[sympy.Symbol, fx.Node],
     ) -> None:  # fmt: skip
         order = {node: index for index, node in enumerate(gm.graph.nodes)}
         self.group_of = {node: index for index, group in enumerate(groups) for node in group}
         self.groups = [_with_literals(group, elsewhere, order) for group in groups]
         self.inputs = [_inputs(group, told) for group in self.groups]
         self.outside, self.apart = outside, outside | elsewhere
-        self.gm, self.elsewhere, self.weights, self.sizes = gm, elsewhere, weights, sizes
+        self.gm, self.elsewhere, self.split, self.sizes = gm, elsewhere, split, sizes
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.attributes: dict[str, Any] = {}
@@ -334,14 +335,16 @@ class _Cut:
         if node.op == "get_attr":
             self.attributes[str(node.target)] = _attribute(self.gm, node)
         self.new[node] = self.graph.node_copy(node, self.new.__getitem__)
+        if node.name in self.split.kernels and any(user not in self.group_of for user in node.users):
+            self.new[node] = self.graph.call_function(aten.contiguous.default, (self.new[node],))
 
     def _emit_engine(self, index: int) -> None:
         name, group = f"engine_{len(self.partitions)}", self.groups[index]
         inputs = [n for n in self.inputs[index] if n.op != "get_attr"]
         piece, outputs = _extract(self.gm, group, self.inputs[index], self.apart)
-        used = frozenset(n.name for n in inputs if n.op == "placeholder" and n.name in self.weights)
+        used = frozenset(n.name for n in inputs if n.op == "placeholder" and n.name in self.split.weights)
         nodes = sum(not is_getitem(n) for n in group)
-        self.partitions.append(Partition(name, piece, used, nodes))
+        self.partitions.append(Partition(name, piece, used, nodes, used & self.split.kernels))
         self.attributes[name] = piece
         call = self.graph.call_module(name, (self.bundle, *(self.new[n] for n in inputs if n.name not in used)))
         for index, node in enumerate(outputs):

@@ -158,7 +158,7 @@ def load_graph(data: Json, modules: dict[str, nn.Module] | None = None) -> fx.Gr
 def dump_signature(signature: Signature) -> Json:
     return {
         "inputs": [[name, spec.to_json()] for name, spec in signature.inputs],
-        "slots": [[name, slot.name, slot.spec.to_json()] for name, slot in signature.slots],
+        "slots": [[name, slot.name, slot.spec.to_json(), slot.kernel, slot.relaid] for name, slot in signature.slots],
         "outputs": [spec.to_json() for spec in signature.outputs],
         "symbols": [[s.name, s.low, s.high, s.example, s.argument, s.dim] for s in signature.symbols],
     }
@@ -167,7 +167,7 @@ def dump_signature(signature: Signature) -> Json:
 def load_signature(data: Json) -> Signature:
     return Signature(
         tuple((name, TensorSpec.from_json(spec)) for name, spec in data["inputs"]),
-        tuple((name, Slot(slot, TensorSpec.from_json(spec))) for name, slot, spec in data["slots"]),
+        tuple((name, Slot(slot, TensorSpec.from_json(spec), *kind)) for name, slot, spec, *kind in data["slots"]),
         tuple(TensorSpec.from_json(spec) for spec in data["outputs"]),
         tuple(Symbol(*one) for one in data["symbols"]),
     )

@@ -132,10 +132,19 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Slot:
-    """One weight that an engine needs: its name in the engine (``w0``, ``w1``, … by first use) and its spec."""
+    """One weight that an engine needs.
+
+    Attributes:
+        name: its name in the engine (``w0``, ``w1``, … by first use).
+        spec: what the engine knows of it.
+        kernel: it is the kernel of convolutions and lies in the layout of TensorRT's own, see ``kernel_layout.py``.
+        relaid: PyTorch's operators were traced with it contiguous, which ``spec`` is not.
+    """
 
     name: str
     spec: TensorSpec
+    kernel: bool = False
+    relaid: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,12 +183,14 @@ class Partition:
         module: the piece itself; runs in PyTorch for ``verify`` and for fallbacks.
         weights: names of its placeholders that are weights; the other placeholders are inputs.
         nodes: number of call_function nodes, ``getitem`` not counted.
+        kernels: those of its weights that are computed in the layout of ``kernel_layout.py``.
     """
 
     name: str
     module: fx.GraphModule
     weights: frozenset[str]
     nodes: int
+    kernels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

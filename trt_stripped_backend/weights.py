@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -16,6 +17,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
 from .inplace import viewed
+from .kernel_layout import to_be_laid_out
 from .lowering import Lowered
 
 aten = torch.ops.aten
@@ -27,6 +29,9 @@ _VIEWS = frozenset({
     aten.squeeze.dims, aten.slice.Tensor, aten.select.int, aten.split_with_sizes.default, aten.split.Tensor,
     aten.unbind.int,
 })  # fmt: skip
+
+
+_LAST: dict[str, Any] = {"memory_format": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Split:
         derived: the pieces split off.
         weights: names of placeholders that are weights: sources and derived ones.
         sources: positions of arguments that are sources.
+        kernels: those of the weights that are computed in the layout of ``kernel_layout.py``, as their fakes are not.
     """
 
     module: fx.GraphModule
@@ -61,6 +67,7 @@ class Split:
     derived: tuple[Derived, ...]
     weights: frozenset[str]
     sources: tuple[int, ...]
+    kernels: frozenset[str] = frozenset()
 
 
 def is_pure(node: fx.Node) -> bool:
@@ -82,13 +89,14 @@ def constant_nodes(graph: fx.Graph) -> set[fx.Node]:
     return constant
 
 
-def split(lowered: Lowered, *, copied: bool = False) -> Split:
+def split(lowered: Lowered, *, mode: str = "bound", rtx: bool = True) -> Split:
     """Splits the parameters-only arithmetic off a lowered graph.
 
     Args:
         lowered: the graph.
-        copied: engines hold copies of their weights, from refits. Then only floating-point tensors are weights: of
-            others TensorRT-RTX (seen on 1.6.1) builds the placeholder's zeros in, whatever comes later.
+        mode: how engines get their weights. In ``general`` only floating-point tensors are weights: of others
+            TensorRT-RTX (seen on 1.6.1) builds the placeholder's zeros in, whatever comes later.
+        rtx: it is TensorRT-RTX: bound kernels that are computed come in the layout of :mod:`.kernel_layout`.
     """
     gm = lowered.module
     placeholders = gm.graph.find_nodes(op="placeholder")
@@ -115,14 +123,16 @@ def split(lowered: Lowered, *, copied: bool = False) -> Split:
     main = _LazyGraphModule(gm, _main_graph(gm, cuts))  # it is cut up and never runs itself
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     positions = {node: index for index, node in enumerate(placeholders)}
-    derived = tuple(_derive(gm, group, order, positions) for group in _components(cuts, constant))
+    relaid = {cut for cut in cuts if mode == "bound" and rtx and to_be_laid_out(cut)}
+    derived = tuple(_derive(gm, group, order, positions, relaid) for group in _components(cuts, constant))
     weights = {p.name for p in sources} | {name for piece in derived for name in piece.names}
     # Without elements there is nothing to set, and TensorRT knows no such weight: an input like others.
     names = {
         p.name for p in main.graph.find_nodes(op="placeholder")
-        if p.name in weights and p.meta["val"].numel() and (p.meta["val"].is_floating_point() or not copied)
+        if p.name in weights and p.meta["val"].numel() and (p.meta["val"].is_floating_point() or mode != "general")
     }  # fmt: skip
-    return Split(main, len(placeholders), derived, frozenset(names), lowered.sources)
+    named = frozenset(map(_derived_name, relaid))
+    return Split(main, len(placeholders), derived, frozenset(names), lowered.sources, named)
 
 
 def _symbolic(node: fx.Node) -> bool:
@@ -170,8 +180,9 @@ def _derived_name(cut: fx.Node) -> str:
 
 
 def _derive(
-    gm: fx.GraphModule, cuts: list[fx.Node], order: dict[fx.Node, int], positions: dict[fx.Node, int]
-) -> Derived:
+    gm: fx.GraphModule, cuts: list[fx.Node], order: dict[fx.Node, int], positions: dict[fx.Node, int],
+    relaid: set[fx.Node],
+) -> Derived:  # fmt: skip
     need: set[fx.Node] = set()
     stack = list(cuts)
     while stack:
@@ -184,7 +195,9 @@ def _derive(
     for node in sorted(need, key=order.__getitem__):
         copies[node] = graph.node_copy(node, copies.__getitem__)
     for cut in cuts:
-        if _bases(cut)[-1].op == "placeholder":
+        if cut in relaid:
+            copies[cut] = graph.call_function(aten.clone.default, (copies[cut],), _LAST)
+        elif _bases(cut)[-1].op == "placeholder":
             # What is kept must not hold the model's own memory, or a dead model would seem alive.
             copies[cut] = graph.call_function(aten.clone.default, (copies[cut],))
     graph.output(tuple(copies[cut] for cut in cuts))

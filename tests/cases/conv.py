@@ -79,6 +79,65 @@ CASES += [c.with_dtype(torch.bfloat16) for c in CASES if c.name in _BOTH]
 CASES += [replace(c.with_dtype(torch.float16), tol=1e-2) for c in CASES if c.name in _BOTH]
 
 
+def small(*shape: int) -> T:
+    """Values whose sums stay small, so that one convolution after another keeps the tolerance."""
+    return T(shape, kind="tenths:-5:6")
+
+
+# Kernels in the memory layout of TensorRT's own, and convolutions of single pixels, which are products where float16 is
+# summed in float32.
+_KERNELS = [
+    conv("2d_kernel", F.conv2d, (2, 16, 9, 8), (24, 16, 3, 3), 24, padding=1),
+    conv("2d_kernel_uneven", F.conv2d, (1, 8, 12, 10), (4, 8, 3, 5), stride=(2, 1), padding=(0, 2), dilation=(2, 1)),
+    Case(
+        "2d_kernel_computed",
+        lambda x, w, s: F.conv2d(x, w * s, padding=1),
+        (small(2, 8, 9, 8), small(16, 8, 3, 3), small(16, 1, 1, 1)),
+        (1, 2),
+    ),
+    Case(
+        "2d_kernel_computed_and_read",
+        lambda x, w, s: (F.conv2d(x, w * s, padding=1), (w * s).amax((1, 2, 3))),
+        (small(2, 8, 9, 8), small(16, 8, 3, 3), small(16, 1, 1, 1)),
+        (1, 2),
+    ),
+    Case(
+        "2d_kernel_twice",
+        lambda x, w: F.conv2d(F.conv2d(x, w, padding=1).relu(), w, padding=1, stride=2),
+        (small(2, 8, 9, 8), small(8, 8, 3, 3)),
+        (1,),
+    ),
+    Case(
+        "2d_pixels",
+        lambda x, w, v, b: F.conv2d(F.conv2d(x, w).relu(), v, b).relu(),
+        (small(2, 16, 7, 9), small(64, 16, 1, 1), small(24, 64, 1, 1), small(24)),
+        (1, 2, 3),
+    ),
+    Case(
+        "2d_pixels_strided",
+        lambda x, w, b: F.relu(F.conv2d(x, w, b, stride=(2, 3))),
+        (small(2, 64, 17, 19), small(32, 64, 1, 1), small(32)),
+        (1, 2),
+    ),
+    Case(
+        "2d_pixel",
+        lambda x, w, v: F.conv2d(F.conv2d(x, w).relu(), v),
+        (small(4, 256, 1, 1), small(32, 256, 1, 1), small(256, 32, 1, 1)),
+        (1, 2),
+    ),
+    Case(
+        "3d_pixels",
+        lambda x, w: F.conv3d(x, w, stride=2).relu(),
+        (small(1, 64, 9, 8, 7), small(32, 64, 1, 1, 1)),
+        (1,),
+    ),
+    Case("1d_pixels", lambda x, w: F.conv1d(x, w, stride=2), (small(2, 64, 99), small(32, 64, 1)), (1,)),
+]  # fmt: skip
+CASES += _KERNELS
+CASES += [c.with_dtype(torch.bfloat16) for c in _KERNELS]
+CASES += [replace(c.with_dtype(torch.float16), tol=1e-2) for c in _KERNELS]
+
+
 def fold(name: str, x: tuple[int, ...], size: tuple[int, int], kernel: Any, **kwargs: Any) -> Case:
     return Case(f"fold_{name}", lambda x: F.fold(x, size, kernel, **kwargs), (T(x),))
 

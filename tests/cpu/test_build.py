@@ -235,7 +235,7 @@ class Small(torch.nn.Module):
 def test_a_small_model(mode: str, dtype: torch.dtype) -> None:
     model = Small().eval().to(dtype)
     x = torch.randn(2, 3, 8, 8, dtype=dtype).to(memory_format=torch.channels_last)
-    entry = plan(stage(model, x), mode)
+    entry = plan(stage(model, x, refit_mode=mode), mode)
     assert entry.header["inputs"][0]["order"] == [0, 2, 3, 1]
     assert [name for name, _ in entry.header["slots"]] == ["w0", "w1", "w2", "w3"]
 

@@ -119,7 +119,7 @@ def test_the_recipe_of_a_derived_weight() -> None:
         if isinstance(value, list):
             return [argument(one, done) for one in value]
         if isinstance(value, dict):
-            return done[value["step"]] if "step" in value else getattr(torch, value["dtype"])
+            return done[value["step"]] if "step" in value else getattr(torch, *value.values())
         return value
 
     for row in derived:

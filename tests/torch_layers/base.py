@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from trt_stripped_backend.flavour import trt
 from trt_stripped_backend.ops.network import BOOL, FLOAT, INT, from_trt, to_trt
 
 NUMERIC = FLOAT | INT
@@ -54,6 +55,33 @@ class Tensor:
     @property
     def dtype(self) -> Any:
         return to_trt(self.value.dtype)
+
+
+class Input(Tensor):
+    """An engine input, whose memory may be said to be in another order than its sizes.
+
+    Args:
+        name: its own.
+        shape: sizes as declared; -1 for those that the values tell.
+        given: the values, each in the order of its memory.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], given: tuple[torch.Tensor, ...]) -> None:
+        super().__init__(lambda: tuple(map(self._read, given)), name)
+        self.allowed_formats, self._declared = 1 << int(trt.TensorFormat.LINEAR), shape
+
+    def _read(self, value: torch.Tensor) -> torch.Tensor:
+        formats = trt.TensorFormat
+        if self.allowed_formats == 1 << int(formats.LINEAR):
+            fits = all(size in (-1, have) for size, have in zip(self._declared, value.shape, strict=True))
+            require(fits, f"input {self.name} has shape {tuple(value.shape)}, not {self._declared}")
+            return value
+        want = formats.HWC if value.dtype == torch.float32 else formats.HWC8
+        require(self.allowed_formats == 1 << int(want), f"input {self.name}: {value.dtype} has no such format")
+        require(len(self._declared) == 4 and -1 not in self._declared, f"input {self.name} is no image of fixed sizes")
+        k, c, r, s = self._declared
+        require(want != formats.HWC8 or c % 8 == 0, f"input {self.name}: vectors of 8 do not fill {c} channels")
+        return value.contiguous().reshape(k, r, s, c).permute(0, 3, 1, 2)
 
 
 class Layer:

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import Unsupported
 from ..flavour import messages, trt
+from ..kernel_layout import kernel_format
 from ..sizes import Dim, dim, dynamic, may_be
 from ..types import Slot, TensorSpec
 from .network import BOOL, DTYPES, FLOAT, INT, ITensor, Scalar, Value, to_trt
@@ -55,7 +56,7 @@ class Net(Shapes):
     def slot(self, slot: Slot) -> ITensor:
         """The weight of a slot: an input when bound, else a named constant."""
         if self.bound:
-            return self.input(slot.name, slot.spec)
+            return self._kernel(slot) if slot.kernel and self.flavour.is_rtx else self.input(slot.name, slot.spec)
         spec, value = slot.spec, self.values.get(slot.name)
         if value is not None:
             weights = self._weights(value, spec.dtype)
@@ -73,6 +74,14 @@ class Net(Shapes):
         if self.mark and not self.network.mark_weights_refittable(slot.name):
             raise Unsupported(f"TensorRT cannot refit weight {slot.name} {spec}: {messages.text()}")
         return self._logical(self._take(layer, slot.name), spec)
+
+    def _kernel(self, slot: Slot) -> ITensor:
+        """The kernel of a convolution as an engine input in the layout of TensorRT's own kernels."""
+        tensor = self.network.add_input(slot.name, to_trt(slot.spec.dtype), slot.spec.shape)
+        if tensor is None:
+            raise Unsupported(f"TensorRT refused kernel {slot.name} {slot.spec}: {messages.text()}")
+        tensor.allowed_formats = 1 << int(getattr(trt.TensorFormat, kernel_format(slot.spec.dtype)))
+        return self.keep(tensor, list(slot.spec.shape))
 
     def output(self, value: ITensor, name: str, spec: TensorSpec) -> None:
         """Marks an engine output, written in the memory order of ``spec``."""

@@ -230,7 +230,9 @@ class StrippedProgram:
             f"the program was exported by trt_stripped_backend {self._content['package']} with torch "
             f"{self._content['torch']}, and its graph is not the same here: export again"
         )
-        split = weights.split(lowered, copied=self._content["mode"] == "general")
+        split = weights.split(
+            lowered, mode=self._content["mode"], rtx=self._content["flavour"][0] == "tensorrt_rtx"
+        )
         try:
             cut = recut(split, [(one["nodes"], one["outputs"]) for one in engines])
         except KeyError as error:

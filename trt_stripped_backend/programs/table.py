@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..kernel_layout import kernel_format
 from ..partition import Partitioned
 from ..types import Json, Ranges, Signature, TensorSpec, dtype_name
 from ..weights import Derived, Split
@@ -21,12 +22,16 @@ def slot_table(signature: Signature, split: Split, calling: Calling) -> list[Jso
     Each is ``{"name", "dtype", "shape", "order", "binding", "source" | "derived"}``: ``shape`` is PyTorch's, and
     ``binding`` the same dimensions from outermost to innermost in memory, which is what the engine sees; ``order``
     leads from one to the other. ``source`` is the parameter or buffer by name, ``derived`` how to compute the weight.
+    Of the kernel of a convolution, a bound engine of TensorRT-RTX sees ``shape``, over the same memory, which is in the
+    ``trt.TensorFormat`` named ``format``.
     """
     sources = _sources(split, calling)
     pieces = {name: (piece, index) for piece in split.derived for index, name in enumerate(piece.names)}
     rows = []
     for placeholder, slot in signature.slots:
         row = tensor(slot.name, slot.spec)
+        if slot.kernel:
+            row["format"] = kernel_format(slot.spec.dtype)
         if placeholder in sources:
             row["source"] = sources[placeholder]
         else:
@@ -90,6 +95,8 @@ def _argument(value: Any) -> Json:
         return {name: _argument(one) for name, one in value.items()}
     if isinstance(value, torch.dtype):
         return {"dtype": dtype_name(value)}
+    if isinstance(value, torch.memory_format):
+        return {"memory_format": str(value).removeprefix("torch.")}
     return value if isinstance(value, (bool, int, float, str, type(None))) else {"text": str(value)}
 
 
