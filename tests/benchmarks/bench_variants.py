@@ -16,6 +16,7 @@ conv32     all without groups summed in float32, whatever follows
 gelu32     GELU in float32
 gelu_erf   GELU from the error function, in float32
 soft32     the softmax of attention in float32
+pixels     convolutions of one pixel as layers, also where their operands are cast
 last       weights of convolutions in channels_last memory
 """
 
@@ -155,6 +156,7 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "conv32": lambda: mock.patch.object(
         conv, "_sums_in_half", lambda net, x, groups, line: groups == 1 and net.dtype(x) == torch.float16
     ),
+    "pixels": lambda: mock.patch.object(conv, "_is_product", lambda *_, **__: False),
     "gelu32": _gelu32,
     "gelu_erf": _gelu_erf,
     "soft32": _soft32,
@@ -198,7 +200,7 @@ def _made(name: str) -> tuple[nn.Module, torch.Tensor]:
 def one(name: str, dtype: str, names: str, mode: str) -> dict[str, Any]:
     """A model in this process."""
     import trt_stripped_backend as ts
-    from tests.benchmarks.speed import milliseconds, relative
+    from tests.benchmarks.rows import milliseconds, relative
 
     torch.backends.cudnn.allow_tf32 = False
     kind = getattr(torch, dtype)

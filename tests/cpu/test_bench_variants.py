@@ -24,14 +24,16 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.line, self.image = nn.Conv1d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pixels = nn.Conv2d(8, 8, 1)
         self.linear, self.across, self.head = nn.Linear(512, 512), nn.Linear(8, 64), nn.Linear(512, 4)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pixels = self.pixels(x.unflatten(2, (2, 256)).relu()).relu()
         y = functional.gelu(self.line(x))
         y = functional.silu(self.image(y.unflatten(2, (2, 256)))).flatten(2)
         y = self.linear(y)
         attended = functional.scaled_dot_product_attention(y, y, y)
-        return attended, self.across(y.transpose(1, 2)), self.head(y.mean(1))
+        return pixels, attended, self.across(y.transpose(1, 2)), self.head(y.mean(1))
 
 
 def layers() -> int:
