@@ -84,6 +84,11 @@ CASES = [
     on("softmax_0d", F.softmax, T(()), dim=0),
     on("softmax_1d", F.softmax, T((7,)), dim=0),
     on("softmax_first", F.softmax, dim=0),
+    # RTX 1.6.1 reduced narrow rows, which had been reduced before, wrongly over other dimensions.
+    on("softmax_narrow_summed", lambda x: F.softmax(x, -1).sum(2), T((4, 5, 7, 3))),
+    on("softmax_narrow_normalized", lambda x: F.normalize(F.softmax(x, -1), dim=3), T((4, 5, 1, 7, 3))),
+    on("softmax_narrow_shares", lambda x: (p := F.softmax(x, 1)) / p.sum(-2, True), T((2, 7, 3), HALF)),
+    on("log_softmax_narrow_normalized", lambda x: F.normalize(F.log_softmax(x, -1), dim=1), T((2, 7, 3), BF16)),
     on("softmax_masked", lambda x, m: F.softmax(x.masked_fill(m, -torch.inf), -1), T((4, 9)), T((9,), BOOL, "bool")),
     on("softmax_wide", wide_range(functools.partial(F.softmax, dim=-1))),
     on("softmax_to_float", lambda x: F.softmax(x, -1, dtype=torch.float32), T((3, 8), HALF)),

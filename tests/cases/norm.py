@@ -29,6 +29,11 @@ def group_norm(groups: int, eps: float = 1e-5) -> Callable[..., torch.Tensor]:
     return lambda x, *affine: F.group_norm(x, groups, *affine, eps=eps)
 
 
+def repeated_least(x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
+    least = F.group_norm(x, 1, *affine).min(1, True).values
+    return least.reshape(2, 1, -1).repeat(2, 1, 1)
+
+
 def batch_norm(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
     return F.batch_norm(x, mean, var, *affine, eps=1e-3)
 
@@ -54,6 +59,10 @@ CASES = [
     Case("layer_plain_two_dims", layer_norm((3, 16)), (T((2, 3, 16)),)),
     Case("layer_one_feature", layer_norm((1,)), (T((4, 1)),)),
     affine("group_of_one_element", group_norm(2), (2, 2, 1, 1), (2,)),
+    # RTX 1.6.1 made wrong extremes and products of a group norm, over a dimension of one element.
+    Case("group_prod_of_one", lambda x: F.group_norm(x, 1).prod(-1), (T((5, 2, 1)),)),
+    affine("group_max_of_one", lambda *x: F.group_norm(x[0], 1, *x[1:]).amax(1).repeat(2, 1), (2, 1, 3), (1,)),
+    Case("group_min_of_one", repeated_least, (T((2, 1, 3), HALF[1]), *[T((1,), HALF[1])] * 2)),
     Case("group_of_one_element_plain", group_norm(2), (T((3, 2, 1)),)),
     affine("layer_far_from_zero", layer_norm((64,)), (4, 64), (64,), kind=FAR),
     Case("layer_weights_are_data", layer_norm((16,)), (T((3, 16)), T((16,)), T((16,)))),

@@ -7,7 +7,7 @@ returns ``ITensor`` values; strongly typed networks mean that every cast is expl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from ..kernel_layout import kernel_format
 from ..sizes import Dim, dim, dynamic, may_be
 from ..types import Slot, TensorSpec
 from .network import BOOL, DTYPES, FLOAT, INT, ITensor, Scalar, Value, to_trt
-from .shapes import AnySize, Shapes
+from .reductions import Reductions
+from .shapes import AnySize
 
 __all__ = ["BOOL", "DTYPES", "EXACT_TERMS", "FLOAT", "INT", "AnySize", "Dim", "ITensor", "Net", "Scalar", "Value"]
 
@@ -29,7 +30,7 @@ EXACT_TERMS = 256
 FEW_PRODUCTS = 1 << 17
 
 
-class Net(Shapes):
+class Net(Reductions):
     """The only wrapper of ``INetworkDefinition`` that converters see."""
 
     # ---------------------------------------------------------------- inputs, slots, outputs
@@ -320,28 +321,6 @@ class Net(Shapes):
             )
             total = piece if total is None else self.add(total, piece)
         return total
-
-    def reduce(self, kind: Any, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
-        """A reduction over dimensions (negative ones count from the end); none is the identity.
-
-        Dimensions side by side become one first: RTX 1.6.1 sums ``x - x.mean(1, keepdim=True)`` of shape [2, 3] wrongly
-        over both, and rightly over one of six.
-        """
-        axes = {d % len(x.shape) for d in dims} if len(x.shape) else set()
-        if not axes:
-            return x
-        first, count = min(axes), len(axes)
-        if count > 1 and max(axes) == first + count - 1:
-            shape = self.shape(x)
-            before, joined, after = shape[:first], math.prod(shape[first : first + count]), shape[first + count :]
-            made = self.reduce(kind, self.reshape(x, [*before, joined, *after]), [first])
-            return self.reshape(made, [*before, *[1] * count, *after]) if keepdim else made
-        made = self.take(self.network.add_reduce(x, kind, sum(1 << a for a in axes), keepdim))
-        shape = [1 if d in axes else s for d, s in enumerate(self.shape(x)) if keepdim or d not in axes]
-        return self.keep(made, shape)
-
-    def mean(self, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
-        return self.reduce(trt.ReduceOperation.AVG, x, dims, keepdim)
 
     def softmax(self, x: ITensor, dim: int) -> ITensor:
         """Exponentials over their sum along a dimension."""

@@ -119,8 +119,8 @@ def _extreme(net: Net, kind: Any, x: ITensor, dims: Sequence[int], keepdim: bool
     """Exact in every type; bool, which TensorRT does not reduce, as int32. A NaN, which TensorRT drops, wins."""
     if net.dtype(x) in BOOL:
         return net.cast(net.reduce(kind, net.cast(x, torch.int32), dims, keepdim), torch.bool)
-    extreme = net.reduce(kind, x, dims, keepdim)
-    if net.dtype(x) not in FLOAT:
+    extreme, shape = net.reduce(kind, x, dims, keepdim), net.shape(x)
+    if net.dtype(x) not in FLOAT or not shape or all(shape[d] == 1 for d in dims):
         return extreme
     some = net.reduce(trt.ReduceOperation.MAX, net.cast(net.isnan(x), torch.int32), dims, keepdim)
     return net.select(net.greater(some, 0), math.nan, extreme, net.dtype(x))

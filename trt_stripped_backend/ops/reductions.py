@@ -1,0 +1,55 @@
+"""Reductions, as TensorRT gets them right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ..flavour import trt
+from ..sizes import Dim
+from .network import ITensor
+from .shapes import AnySize, Shapes
+
+
+class Reductions(Shapes):
+    """Sums, means, products and extremes over dimensions."""
+
+    def reduce(self, kind: Any, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
+        """A reduction over dimensions (negative ones count from the end); none is the identity.
+
+        Dimensions side by side become one first: RTX 1.6.1 sums ``x - x.mean(1, keepdim=True)`` of shape [2, 3] wrongly
+        over both, and rightly over one of six. Those of one element are not reduced, but dropped: of a group norm it
+        makes wrong extremes and products over them.
+        """
+        axes = {d % len(x.shape) for d in dims} if len(x.shape) else set()
+        if not axes:
+            return x
+        shape = self.shape(x)
+        single = {d for d in axes if not isinstance(shape[d], Dim) and shape[d] == 1}
+        if single:
+            kept = self.reduce(kind, x, axes - single, keepdim=True)
+            return kept if keepdim else self.reshape(kept, [s for d, s in enumerate(self.shape(kept)) if d not in axes])
+        first, count = min(axes), len(axes)
+        if count > 1 and max(axes) == first + count - 1:
+            before, joined, after = shape[:first], math.prod(shape[first : first + count]), shape[first + count :]
+            made = self.reduce(kind, self.reshape(x, [*before, joined, *after]), [first])
+            return self.reshape(made, [*before, *[1] * count, *after]) if keepdim else made
+        if count == 1 and first != len(shape) - 1 and _is_narrow(shape[-1]):
+            order = [*(d for d in range(len(shape)) if d != first), first]
+            made = self.reduce(kind, self.permute(x, order), [-1], keepdim)
+            return self.permute(made, [order.index(d) for d in range(len(shape))]) if keepdim else made
+        made = self.take(self.network.add_reduce(x, kind, sum(1 << a for a in axes), keepdim))
+        return self.keep(made, [1 if d in axes else s for d, s in enumerate(shape) if keepdim or d not in axes])
+
+    def mean(self, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
+        return self.reduce(trt.ReduceOperation.AVG, x, dims, keepdim)
+
+
+def _is_narrow(size: AnySize) -> bool:
+    """Whether a last dimension may be one beside which RTX 1.6.1 reduces others wrongly.
+
+    ``x.softmax(-1).sum(-2)`` of shape [4, 5, 7, 3] is wrong, also where the softmax is written out, and right with 32,
+    64 and 128 columns. Turned, so that the last dimension is the one to reduce, it is right with all.
+    """
+    return isinstance(size, Dim) or size < 32 or size % 4 != 0
