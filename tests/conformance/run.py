@@ -118,7 +118,7 @@ def run(
     tasks: Sequence[Task], device: str, out: Path, *, seed: int, limit: int | None, build: bool, minutes: float | None
 ) -> None:
     """Runs the tasks that the file does not hold yet. A line is written before and after each one, so that one that
-    ends the process is known."""
+    ends the process is known: it does so twice. Once may have been the end of the whole run."""
     until = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     known, begun = read(out), _begun(out)
     for task in tasks:
@@ -126,7 +126,7 @@ def run(
             continue
         if time.monotonic() > until:
             return
-        if task.name in begun:
+        if begun[task.name] > 1:
             _append(out, asdict(Counts(task.name, wrong=1, registered=True, failures=["the process died"])))
             continue
         _append(out, {"begun": task.name})
@@ -159,8 +159,8 @@ def read(out: Path) -> dict[str, Counts]:
     return {line["name"]: Counts(**line) for line in _lines(out) if "name" in line}
 
 
-def _begun(out: Path) -> set[str]:
-    return {line["begun"] for line in _lines(out) if "begun" in line}
+def _begun(out: Path) -> Counter[str]:
+    return Counter(line["begun"] for line in _lines(out) if "begun" in line)
 
 
 def _lines(out: Path) -> Iterator[dict[str, Any]]:

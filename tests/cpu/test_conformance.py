@@ -97,7 +97,7 @@ def test_a_run_goes_on_and_the_report_judges(tmp_path: Path, capsys: pytest.Capt
 
     out = tmp_path / "run.json"
     chosen = tasks([torch.float32], "cpu", ["abs", "nonzero", "sub"])
-    out.write_text('{"begun": "sub:float32"}\n')
+    out.write_text('{"begun": "sub:float32"}\n' * 2 + '{"begun": "add:float32"}\n')
     run(chosen, "cpu", out, seed=SEED, limit=2, build=False, minutes=None)
     found = read(out)
     assert found["abs:float32"].inside and not found["abs:float32"].wrong
