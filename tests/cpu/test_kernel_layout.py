@@ -8,9 +8,11 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.aot_compile import AOTCompiledFunction
 
 from tests.emulated import emulated
 from tests.graphs import aligned, perturb, stage
+from tests.saved import compiled
 from trt_stripped_backend import backend, report, run
 from trt_stripped_backend.kernel_layout import CHANNELS_LAST, kernel_format
 from trt_stripped_backend.key import canonical
@@ -101,3 +103,17 @@ def test_an_engine_that_fails_leaves_contiguous_kernels_to_pytorch(monkeypatch: 
             pytest.warns(UserWarning, match="out of order"),
         ):
             torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("outside", [(), ("aten.convolution",)])
+@torch.no_grad()
+def test_kernels_of_a_saved_function(outside: tuple[str, ...]) -> None:
+    """Another process gets the same layouts, in an engine and between engines."""
+    model, x = perturb(Image(nn.Conv2d(8, 16, 3))), aligned(torch.randn(2, 8, 5, 6))
+    with emulated():
+        options = {"embed_engines": True, "cache": False, "torch_executed_ops": outside}
+        made = compiled(model, **options).aot_compile(((model, x), {}))
+        run_it = AOTCompiledFunction.deserialize(AOTCompiledFunction.serialize(made).serialized_data)
+        for factor in (1, -2):
+            model.conv.weight.mul_(factor)
+            torch.testing.assert_close(run_it(model, x), model(x), rtol=1e-4, atol=1e-5)
