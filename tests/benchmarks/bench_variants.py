@@ -17,6 +17,7 @@ gelu32     GELU in float32
 gelu_erf   GELU from the error function, in float32
 soft32     the softmax of attention in float32
 pixels     convolutions of one pixel as layers, also where their operands are cast
+contiguous kernels of convolutions where and as the model has them
 last       weights of convolutions in channels_last memory
 """
 
@@ -40,6 +41,7 @@ from torch import nn
 
 from tests.benchmarks import process
 from tests.benchmarks.bench_models import BOUNDS, environment
+from trt_stripped_backend import key, weights
 from trt_stripped_backend.flavour import trt
 from trt_stripped_backend.ops import conv, matmul
 from trt_stripped_backend.ops.library import lookup
@@ -135,6 +137,15 @@ def _short16() -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
+def _contiguous() -> Iterator[None]:
+    with (
+        mock.patch.object(weights, "to_be_laid_out", lambda _: False),
+        mock.patch.object(key, "is_laid_out", lambda *_: False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def _half_sums() -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_fp16_accumulation
     torch.backends.cuda.matmul.allow_fp16_accumulation = True
@@ -160,6 +171,7 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "gelu32": _gelu32,
     "gelu_erf": _gelu_erf,
     "soft32": _soft32,
+    "contiguous": _contiguous,
     "last": contextlib.nullcontext,
 }
 

@@ -52,14 +52,7 @@ def trace(row: str) -> dict[str, Any]:
 def start(row: str) -> dict[str, Any]:
     """Ours, cold or warm as the cache is; ``of``: seconds from Dynamo's graph on, of planning with the builds in it, of
     loading plans, and of RTX's own kernels, which it compiles for the GPU or finds in its runtime cache."""
-    _imports()
-    from trt_stripped_backend import backend, compilation, context, refit
-
-    places: dict[str, tuple[Any, str]] = {
-        "backend": (backend, "trt_stripped"), "plan": (compilation.Compilation, "plan"),
-        "load": (refit.Engine, "__init__"), "kernels": (context.Context, "_make"),
-    }  # fmt: skip
-    spent = dict.fromkeys(places, 0.0)
+    spent = dict.fromkeys(("backend", "plan", "load", "kernels"), 0.0)
 
     def timing(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(act)
@@ -73,9 +66,19 @@ def start(row: str) -> dict[str, Any]:
         return timed_act
 
     with contextlib.ExitStack() as stack:
-        for name, (owner, attribute) in places.items():
-            stack.enter_context(mock.patch.object(owner, attribute, timing(name, getattr(owner, attribute))))
-        found = _first(row, _imports, lambda model: ours(model))
+
+        def compile(model: nn.Module) -> Run:
+            from trt_stripped_backend import backend, compilation, context, refit  # imported by now
+
+            places: list[tuple[Any, str]] = [
+                (backend, "trt_stripped"), (compilation.Compilation, "plan"), (refit.Engine, "__init__"),
+                (context.Context, "_make"),
+            ]  # fmt: skip
+            for name, (owner, attribute) in zip(spent, places, strict=True):
+                stack.enter_context(mock.patch.object(owner, attribute, timing(name, getattr(owner, attribute))))
+            return ours(model)
+
+        found = _first(row, _imports, compile)
     return found | counts() | {"of": spent}
 
 

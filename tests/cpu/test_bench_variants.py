@@ -55,12 +55,26 @@ def layers_now() -> int:
     return layers()
 
 
-@pytest.mark.parametrize("names", [*(n for n in VARIANTS if n not in ("now", "last")), "conv16+gelu32"])
+@pytest.mark.parametrize("names", [*(n for n in VARIANTS if n not in ("now", "last", "contiguous")), "conv16+gelu32"])
 def test_a_variant_makes_another_network_and_ends(names: str) -> None:
     before = layers_now()
     with variant(names):
         assert layers() != before
     assert layers() == before
+
+
+def test_contiguous_kernels() -> None:
+    """They make the same layers, of other engine inputs."""
+
+    def kinds() -> list[bool]:
+        with torch.no_grad():
+            staged = stage(nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval(), torch.randn(1, 8, 5, 5))
+        (piece,) = staged.cut.partitions
+        return [slot.kernel or slot.relaid for _, slot in canonical(piece)[1].slots]
+
+    with variant("contiguous"):
+        assert not any(kinds())
+    assert any(kinds())
 
 
 def test_summary() -> None:

@@ -32,12 +32,14 @@ def convolution(
         # TensorRT convolves two or three dimensions: a line is an image of height 1.
         input, weight = net.unsqueeze(input, 2), net.unsqueeze(weight, 2)
         sizes = {name: [0 if "padding" in name else 1, *values] for name, values in sizes.items()}
-    if (transposed and spatial == 3) or not _sums_in_half(net, input, groups, line=spatial == 1):
-        y = (_transposed if transposed else _forward)(net, input, weight, groups, **sizes)
-    elif not transposed and _is_product(net, weight, **sizes):
+    wide = _sums_in_half(net, input, groups, line=spatial == 1)
+    if wide and not transposed and _is_product(net, weight, sizes["padding"]):
         y = _as_product(net, input, weight, sizes["stride"])
     else:
-        y = (_transposed if transposed else _forward)(net, net.wide(input), net.wide(weight), groups, **sizes)
+        # Around a transposed convolution over three dimensions RTX 1.6.1 has no kernel for the casts.
+        if wide and not (transposed and spatial == 3):
+            input, weight = net.wide(input), net.wide(weight)
+        y = (_transposed if transposed else _forward)(net, input, weight, groups, **sizes)
     y = net.cast(y, net.out.dtype)
     y = net.reshape(y, net.out.shape) if spatial == 1 else net.keep(y, net.out.shape)
     # The bias is added beside the layer, where it may be any tensor, and after the reshape: TensorRT-RTX without a GPU
@@ -153,9 +155,7 @@ def _forward(
     return total
 
 
-def _is_product(
-    net: Net, weight: ITensor, *, stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int]
-) -> bool:
+def _is_product(net: Net, weight: ITensor, padding: Sequence[int]) -> bool:
     """Whether a convolution is the product of a matrix with each pixel."""
     return math.prod(net.shape(weight)[2:]) == 1 and not any(padding)
 
