@@ -12,7 +12,7 @@ import functools
 import operator
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ from .weights import is_pure
 _build_lock = threading.Lock()
 #: Elements of what PyTorch computes from literals. Larger results are left to layers, so that plans stay small.
 SMALL = 4096
+#: Dimensions of one element come or go, and nothing else changes.
+_VIEWS = frozenset({torch.ops.aten.unsqueeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims})
 
 
 def build(
@@ -219,7 +221,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
             continue  # attention that nobody uses: PyTorch takes it for random, and keeps it
         net.node, net.out = f"{index}:{node.target}", _out(node.meta.get("val"), net, names)
         net.argument = _operator(next(iter(node.all_input_nodes), None))
-        net.users = frozenset(map(_operator, node.users))
+        net.users = frozenset(_users(node))
         if isinstance(node.meta.get("val"), torch.SymInt):
             values[node] = dim(size(node.meta["val"], names), net.ranges)
         elif node.op == "placeholder":
@@ -239,10 +241,19 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
 
 
 def _operator(node: fx.Node | None) -> Any:
-    """What a node calls; None for arguments and outputs of the graph."""
-    while node is not None and is_getitem(node):
+    """What a node calls, behind views; None for arguments and outputs of the graph."""
+    while node is not None and (is_getitem(node) or node.target in _VIEWS):
         node = node.all_input_nodes[0]
     return node.target if node is not None and node.op == "call_function" else None
+
+
+def _users(node: fx.Node) -> Iterator[Any]:
+    """What calls take what a node makes, behind views; None for outputs of the graph."""
+    for user in node.users:
+        if is_getitem(user) or user.target in _VIEWS:
+            yield from _users(user)
+        else:
+            yield _operator(user)
 
 
 def _out(value: Any, net: Net, names: Mapping[Any, str]) -> Any:

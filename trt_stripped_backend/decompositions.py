@@ -33,6 +33,8 @@ _KEPT_FROM_TABLE = (
     "max_unpool2d", "max_unpool3d", "linalg_vector_norm",
 )  # fmt: skip
 
+_ENDS = ("", ".Tensor_Tensor", ".Tensor_Scalar", ".Scalar_Tensor")  # which ends of a range are tensors
+
 _override_lock = threading.RLock()  # the composite override patches torch's dispatcher for the whole process
 
 
@@ -60,6 +62,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table.setdefault(aten.cudnn_batch_norm.default, _cudnn_batch_norm)
     for target in (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default):
         table[target] = _summed_in_float32(table[target])
+    for target in _overloads([name + ends for name in ("linspace", "logspace") for ends in _ENDS]):
+        table[target] = _not_to_integers(table[target])
     table[aten._transformer_encoder_layer_fwd.default] = _transformer_encoder_layer
     table[aten.full_like.default] = _full_like
     for target in (aten.argmax.default, aten.argmin.default):
@@ -94,6 +98,17 @@ def _summed_in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(one.to(self.dtype) for one in made)
 
     return loss
+
+
+def _not_to_integers(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's decomposition of evenly spaced numbers, which truncates to integers elsewhere than its kernel does."""
+
+    def spaced(*args: Any, dtype: torch.dtype | None = None, **named: Any) -> Any:
+        if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+            return NotImplemented
+        return rule(*args, dtype=dtype, **named)
+
+    return spaced
 
 
 # What needs a tensor's shape alone must not hold on to its elements: a refittable engine would lack the weight.

@@ -34,7 +34,7 @@ from tests.benchmarks.bench_models import BOUNDS, environment
 
 NAMES = ["resnet50", "bert_base", "gpt2", "llama_1b5"]
 MODES = ["bound", "general", "identical", "immutable"]
-DTYPES = {"llama_1b5": "bfloat16"}  # float16 otherwise
+DTYPES = dict.fromkeys(("llama_1b5", "llama_narrow"), "bfloat16")  # float16 otherwise
 #: How often all weights change. Where that means a build, once is enough; identical goes back to what it knows.
 CHANGES = {"bound": 5, "general": 5, "identical": 2, "immutable": 1}
 

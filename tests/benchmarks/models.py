@@ -207,7 +207,11 @@ MODELS: dict[str, Model] = {
     "unet": Model(UNet, (2, 4, 32, 32)),
 }
 #: Models for questions of memory; only benchmarks that name them run them.
-LARGE: dict[str, Model] = {"llama_1b5": Model(Llama, (2, 128), 8192, torch.bfloat16)}
+LARGE: dict[str, Model] = {
+    "llama_1b5": Model(Llama, (2, 128), 8192, torch.bfloat16),
+    # the same layers and kernels, 2 % of the parameters: what a build takes beside the weights
+    "llama_narrow": Model(lambda: Llama(8, 512, 1376, 8192, 4), (2, 128), 8192, torch.bfloat16),
+}
 
 
 def perturb(model: nn.Module) -> nn.Module:

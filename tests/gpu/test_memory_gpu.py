@@ -17,15 +17,14 @@ BLOCK = 256 << 20
 
 
 @functools.cache
-def missed(mode: str) -> dict[str, Any]:
+def missed(mode: str, name: str = "llama_1b5") -> dict[str, Any]:
     """Memory of the first call on an empty cache, beyond what a tiny decoder had needed in the same process."""
     with tempfile.TemporaryDirectory() as cache:
-        row = fresh("llama_1b5", mode, cache, brief=True)
+        row = fresh(name, mode, cache, brief=True)
     assert "failed" not in row, row["failed"]
     assert row["right"], row
     assert (row["builds"], row["hits"], row["fallbacks"]) == (row["engines"], 0, 0), row
     assert row["inside"] == row["nodes"], row["rejections"]
-    assert row["parameters"] >= 1.5e9
     return row
 
 
@@ -38,10 +37,14 @@ def told(row: dict[str, Any], kind: str) -> str:
 
 @pytest.mark.parametrize("mode", ["bound", "general"])
 def test_a_miss_copies_no_weights_to_the_host(mode: str) -> None:
-    row = missed(mode)
+    # RTX compiles kernels on as many threads as there are cores, each with memory of its own, whatever the weights are:
+    # a model of the same kernels and 2 % of the parameters tells how much.
+    wide, narrow = missed(mode), missed(mode, "llama_narrow")
+    assert wide["parameters"] >= 1.5e9
+    grown = wide["host_peak_mb"] - narrow["host_peak_mb"]
     # Where TensorRT takes no null placeholders, it copies what they point to itself, bfloat16 as float32.
     allowed = 0.1 if mode == "bound" or flavour.load().null_placeholders else 2.1
-    assert row["host_peak_mb"] < allowed * row["weights_mb"], told(row, "host_peak_mb")
+    assert grown < allowed * (wide["weights_mb"] - narrow["weights_mb"]), told(wide, "host_peak_mb")
 
 
 def test_bound_engines_hold_no_second_set_of_weights() -> None:

@@ -53,7 +53,7 @@ _MAY_PRECEDE = frozenset({
 })  # fmt: skip
 _MAY_FOLLOW = frozenset({
     None, aten.relu.default, aten.add.Tensor, aten.view.default, aten.reshape.default, aten.permute.default,
-    aten.transpose.int, aten.flatten.using_ints, aten.unsqueeze.default, aten.squeeze.dim,
+    aten.transpose.int, aten.flatten.using_ints,
 })  # fmt: skip
 
 

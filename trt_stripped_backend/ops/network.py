@@ -82,8 +82,9 @@ class Network:
 
     Attributes:
         node: label of the FX node being converted, used for layer names.
-        argument: the operator that makes its first argument; None stands for the graph's input.
-        users: the operators that take what it makes; None stands for the graph's output.
+        argument: the operator that makes its first argument, behind dimensions of one element that come or go; None
+            stands for the graph's input.
+        users: the operators that take what it makes, likewise; None stands for the graph's output.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept where the plan may lack them.
     """
