@@ -14,7 +14,7 @@ def stats() -> dict[str, Any]:
 
     ``builds``, ``hits``, ``misses`` (of the disk cache), ``shared`` (engines loaded already), ``refits``,
     ``refitted_bytes``, ``engines``, ``fallbacks`` (to PyTorch), ``build_seconds``, ``saved_seconds`` (by hits),
-    ``graphs`` (that Dynamo gave us), ``cuda_graphs`` (recorded).
+    ``graphs`` (that Dynamo gave us), ``traces`` (of these, found in the cache), ``cuda_graphs`` (recorded).
     """
     return report.stats.snapshot()
 

@@ -1,4 +1,6 @@
-"""A compiled graph as bytes, for ``torch.compile(…).aot_compile``: a new process runs it without tracing anything.
+"""A compiled graph as bytes: a new process runs it without tracing anything.
+
+``torch.compile(…).aot_compile`` saves it, and :mod:`.traces` keeps it in the cache for the next start.
 
 It holds the split graph, signatures, and engines by their key; plans only if option ``embed_engines`` asks for them,
 and no weights: those are arguments of every call. JSON inside, nothing in it can run.
@@ -20,6 +22,7 @@ import hashlib
 import json
 import os
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +31,7 @@ from typing import Any
 import torch
 from torch._guards import TracingContext
 
-from . import portable
+from . import portable, refit
 from .cache.entry import decode, encode
 from .compilation import VALUED, Compilation, Piece, Planned
 from .errors import BadEntry, MissingEngine, RefitFailed, TRTStrippedError, Unsupported
@@ -38,17 +41,20 @@ from .lowering import Lowered
 from .options import PREFIX, Options
 from .partition import Partitioned
 from .precision import settlement, tf32_allowed
-from .types import Entry, Json, Key, Partition, Ranges
+from .types import Entry, Json, Key, Partition, Ranges, Rejection
+from .view.drawing import DerivedWeight
 from .weights import Derived, Split
 
 MAGIC = b"\x89TRTSF\r\n"
-FORMAT = 3
+FORMAT = 4
 
 _HEAD = struct.Struct("<8sI")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
-def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int) -> bytes:
+def dump(
+    compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int, *, embed: bool | None = None
+) -> bytes:
     """The bytes; called while AOTAutograd compiles, whose own work around the graph must come to nothing.
 
     Args:
@@ -56,6 +62,7 @@ def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments
         planned: its pieces, all with an engine.
         lowered: for the weights' names.
         arguments: how many Dynamo's graph takes.
+        embed: the engines too; None: as option ``embed_engines`` says.
 
     Raises:
         Unsupported: what cannot be saved, and why.
@@ -66,19 +73,24 @@ def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments
     if without:
         raise Unsupported(f"{', '.join(without)} could not be built: see the report")
     _check_plain(lowered, arguments)
-    split, device = planned.split, compilation.device
+    split, device, report = planned.split, compilation.device, compilation.report
+    embed = compilation.options.embed_engines if embed is None else embed
     return sealed({
         "flavour": str(compilation.flavour), "host": host(), "target": compilation.target(),
         "mode": compilation.mode, "tf32": compilation.tf32, "device": str(device),
         "half_sums": compilation.half_sums, "options": _options(compilation.options),
         "names": {str(position): name for position, name in lowered.names.items()},
+        "suspects": [[position, held] for position, held in lowered.suspects.items()], "exact": compilation.exact,
+        "engine_tf32": sorted(_tf32(planned)),
+        "nodes": report.nodes, "rejections": [list(vars(one).values()) for one in report.rejections],
+        "derived_weights": [list(vars(one).values()) for one in report.derived_weights],
         "graph": portable.dump_graph(planned.cut.module),
         "placeholders": [n.name for n in split.module.graph.find_nodes(op="placeholder")],
         "arguments": split.arguments, "weights": sorted(split.weights), "sources": list(split.sources),
         "derived": [
             [portable.dump_graph(piece.module), list(piece.sources), list(piece.names)] for piece in split.derived
         ],
-        "pieces": [_dump_piece(piece, compilation.options.embed_engines) for piece in planned.pieces],
+        "pieces": [_dump_piece(piece, embed) for piece in planned.pieces],
     })  # fmt: skip
 
 
@@ -190,19 +202,38 @@ def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
     for name, found in here.items():
         if saved[name] != found:
             raise TRTStrippedError(f"the function was saved for {saved[name]}; this is {found}: save it anew here")
-    made.report.graphs, made.report.mode = 1, saved["mode"]
-    compilation = Restored(
-        options, flavour, saved["mode"], device, made.cache, saved["tf32"], saved["half_sums"], made.report
-    )
-    pieces = tuple(_piece(compilation, one) for one in saved["pieces"])
+    made.mode, made.tf32, made.half_sums = saved["mode"], saved["tf32"], saved["half_sums"]
+    made.report.mode = made.mode
     if saved["tf32"] and not tf32_allowed():
         raise TRTStrippedError(
             "the function was saved where float32 products may round to TF32, which this process forbids: "
             "torch.backends.cuda.matmul.allow_tf32 = True, or save it anew"
         )
-    for tf32 in {bool(piece.entry.header["tf32"]) for piece in pieces if piece.entry is not None}:
+    compilation, planned = rebuilt(saved, made)
+    for tf32 in _tf32(planned):
         if flavour.is_rtx:
             settlement.made(tf32)
+    return compilation, planned, names(saved)
+
+
+def rebuilt(saved: Json, compilation: Compilation) -> tuple[Restored, Planned]:
+    """What was saved for a compilation of the same setting, noted in its report.
+
+    Raises:
+        BadEntry: by another version.
+        MissingEngine: an engine is neither in what was saved nor in the cache.
+    """
+    fields = {one.name: getattr(compilation, one.name) for one in dataclasses.fields(Compilation)}
+    restored = Restored(**{**fields, "device": torch.device(saved["device"])})
+    found: list[tuple[Entry, str, float]] = []
+    known: dict[str, Entry] = {}
+    for one in saved["pieces"]:
+        if one["key"] in known:  # pieces that are alike
+            found.append((known[one["key"]], "shared", 0.0))
+        else:
+            found.append(_entry(restored, one))
+            known[one["key"]] = found[-1][0]
+    pieces = tuple(_piece(one, entry) for one, (entry, _, _) in zip(saved["pieces"], found, strict=True))
     empty = torch.fx.Graph()
     for name in saved["placeholders"]:
         empty.placeholder(name)
@@ -213,29 +244,56 @@ def restore(data: bytes) -> tuple[Restored, Planned, dict[int, str]]:
         tuple(saved["sources"]),
     )  # fmt: skip
     modules: dict[str, torch.nn.Module] = {piece.partition.name: piece.partition.module for piece in pieces}
-    cut = Partitioned(
-        portable.load_graph(saved["graph"], modules), tuple(piece.partition for piece in pieces), (), device
-    )
-    return compilation, Planned(split, cut, pieces), {int(k): name for k, name in saved["names"].items()}
+    module = portable.load_graph(saved["graph"], modules)
+    cut = Partitioned(module, tuple(piece.partition for piece in pieces), (), restored.device)
+    report = restored.report
+    report.graphs += 1
+    report.nodes += saved["nodes"]
+    report.derived_weights += [
+        DerivedWeight(name, value, tuple(sources), ops) for name, value, sources, ops in saved["derived_weights"]
+    ]
+    restored.reject(*(Rejection(*one) for one in saved["rejections"]))
+    for piece, (entry, status, seconds) in zip(pieces, found, strict=True):
+        restored.note(piece, Key(entry.key, {}), entry, status, seconds)
+    return restored, Planned(split, cut, pieces)
 
 
-def _piece(compilation: Compilation, saved: Json) -> Piece:
+def names(saved: Json) -> dict[int, str]:
+    """Where the user's model keeps each source."""
+    return {int(position): name for position, name in saved["names"].items()}
+
+
+def suspects(saved: Json) -> dict[int, bool]:
+    """Sources that may be data, as in :class:`.lowering.Lowered`."""
+    return {position: held for position, held in saved["suspects"]}
+
+
+def _tf32(planned: Planned) -> set[bool]:
+    return {bool(piece.entry.header["tf32"]) for piece in planned.pieces if piece.entry is not None}
+
+
+def _piece(saved: Json, entry: Entry) -> Piece:
     part = Partition(
         saved["name"], portable.load_graph(saved["module"]), frozenset(saved["weights"]), saved["nodes"]
     )
-    piece = Piece(part, portable.load_signature(saved["signature"]), None, None)
-    return dataclasses.replace(piece, entry=_entry(compilation, saved))
+    return Piece(part, portable.load_signature(saved["signature"]), None, entry)
 
 
-def _entry(compilation: Compilation, saved: Json) -> Entry:
-    key = Key(saved["key"], {})
-    if saved["entry"] is not None:
-        return decode(base64.b64decode(saved["entry"]), key)
-    entry = compilation.cache.get(key) if compilation.cache is not None else None
+def _entry(compilation: Compilation, saved: Json) -> tuple[Entry, str, float]:
+    """An engine, its status in the report, and the seconds that it took to find."""
+    start, key = time.perf_counter(), Key(saved["key"], {})
+    assert compilation.device is not None
+    entry, status = refit.loaded(key.digest, compilation.device), "shared"
+    if entry is None:
+        status = "hit"
+        if saved["entry"] is not None:
+            entry = decode(base64.b64decode(saved["entry"]), key)
+        elif compilation.cache is not None:
+            entry = compilation.cache.get(key)
     if entry is None:
         where = ", ".join(map(str, compilation.cache.dirs)) if compilation.cache is not None else "no cache is used"
         raise MissingEngine(
             f"{saved['name']}: the engine of key {key} is not in the cache ({where}): bring it there "
             "(trt-stripped cache pack, unpack), or save the function with options={'embed_engines': True}"
         )
-    return entry
+    return entry, status, time.perf_counter() - start

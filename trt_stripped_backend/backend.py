@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import threading
 from collections import Counter
@@ -14,7 +15,7 @@ from torch import fx
 from torch._dynamo.aot_compile_types import SerializableCallable
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from . import artifact, context, lowering, refit
+from . import artifact, context, lowering, refit, traces
 from .compilation import VALUED, Compilation, Planned
 from .enginecall import EngineCall
 from .errors import BuildFailed, OptionError, RefitFailed, TRTStrippedError, Unsupported
@@ -55,7 +56,11 @@ def trt_stripped(
     if isinstance(compilation, Rejection):
         return _eager(gm, compilation, chosen)
     saved: list[bytes] | None = [] if lowering.to_be_saved() else None
-    compiled = lowering.trace(gm, example_inputs, lambda low: _callable(compilation, low, len(example_inputs), saved))
+    name = traces.name_of(gm, example_inputs, compilation) if saved is None else None
+    compiled = _known(gm, compilation, name) if name is not None else None
+    if compiled is None:
+        make = functools.partial(_callable, compilation, arguments=len(example_inputs), saved=saved, name=name)
+        compiled = lowering.trace(gm, example_inputs, make)
     recent.append(compilation.report)
 
     def call(*args: Any) -> Any:
@@ -96,14 +101,13 @@ class Saved(SerializableCallable):
         compilation, planned, names = artifact.restore(data)
         # A guard_filter_fn may have left no guard on the parameters.
         inner, _ = assembled(compilation, planned, names, guarded=False)
+        run = _plain(inner)
         recent.append(compilation.report)
 
         def call(*args: Any) -> Any:
             if torch.is_grad_enabled() and needs_grad(args):
                 raise TRTStrippedError("a saved function computes no gradients: call it under torch.no_grad()")
-            # Casts are a part of the graph.
-            with torch.no_grad(), torch._C._DisableAutocast():
-                return inner(list(args))
+            return run(*args)
 
         return cls(call, data)
 
@@ -148,9 +152,34 @@ def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
     return compilation
 
 
+def _known(gm: fx.GraphModule, compilation: Compilation, name: str) -> Callable[..., Any] | None:
+    """The callable over what an earlier start kept of this graph; None if it kept nothing that is of use."""
+    found = traces.find(name, compilation)
+    if found is None:
+        return None
+    restored, planned, saved = found
+    suspects = artifact.suspects(saved)
+    inner, live = assembled(restored, planned, artifact.names(saved), suspects)
+    if suspects:
+        inner = _without_data(compilation, functools.partial(lowering.lowered_anew, gm), inner, live)
+    return _plain(inner)
+
+
+def _plain(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """What AOTAutograd does around a graph that :func:`.artifact.dump` takes."""
+
+    def call(*args: Any) -> Any:
+        # Casts are a part of the graph.
+        with torch.no_grad(), torch._C._DisableAutocast():
+            return inner(list(args))
+
+    return call
+
+
 def _callable(
-    compilation: Compilation, lowered: lowering.Lowered, arguments: int, saved: list[bytes] | None
-) -> Callable[..., Any]:
+    compilation: Compilation, lowered: lowering.Lowered, *, arguments: int, saved: list[bytes] | None,
+    name: str | None,
+) -> Callable[..., Any]:  # fmt: skip
     """The callable over a lowered graph: its engines, and what stays in PyTorch."""
     planned = compilation.plan(lowered)
     device = compilation.device = planned.cut.device or compilation.device
@@ -161,21 +190,33 @@ def _callable(
             raise TRTStrippedError(f"aot_compile: {error}") from error
     if device is None or not runs_on(device):  # every CUDA tensor turned out to be unused
         return lowering.boxed(lowered.module)
+    if name is not None:
+        traces.keep(name, compilation, planned, lowered, arguments)
     inner, live = assembled(compilation, planned, lowered.names, lowered.suspects)
-    return _without_data(compilation, lowered, inner, live) if lowered.suspects else inner
+    return _without_data(compilation, lambda _: lowered, inner, live) if lowered.suspects else inner
 
 
 def _without_data(
-    compilation: Compilation, lowered: lowering.Lowered, inner: Callable[..., Any], live: LiveWeights
-) -> Callable[..., Any]:
-    """A callable over ``inner`` that plans anew where a weight turns out to be data, which becomes an input."""
-    lock = threading.Lock()
+    compilation: Compilation, lower: Callable[[Sequence[Any]], lowering.Lowered], inner: Callable[..., Any],
+    live: LiveWeights,
+) -> Callable[..., Any]:  # fmt: skip
+    """A callable over ``inner`` that plans anew where a weight turns out to be data, which becomes an input.
 
-    def again() -> None:
+    Args:
+        compilation: of the graph.
+        lower: gives the lowered graph for arguments.
+        inner: what runs until then.
+        live: where it takes its weights from.
+    """
+    lock = threading.Lock()
+    lowered: lowering.Lowered | None = None
+
+    def again(args: Sequence[Any]) -> None:
         nonlocal lowered, inner, live
         data = live.data
         if not data:  # another thread was faster
             return
+        lowered = lower(args) if lowered is None else lowered
         told = ", ".join(sorted(map(live.name, data)))
         log.warning("%s changes at every call while no weight does: it is an input of its engines from now on", told)
         sources = tuple(i for i in lowered.sources if i not in data)
@@ -188,7 +229,7 @@ def _without_data(
     def call(args: list[Any]) -> Any:
         if live.data:
             with lock:
-                again()
+                again(args)
         return inner(args)
 
     call._boxed_call = True  # type: ignore[attr-defined]

@@ -166,7 +166,7 @@ class Compilation:
             pieces = self._with_entries(pieces)
         elif self.look_only:
             for piece in pieces:
-                self._note(piece, None, None, "unknown", 0.0)
+                self.note(piece, None, None, "unknown", 0.0)
         if self.options.require_full and self.report.rejections:
             listed = "\n  ".join(map(str, self.report.rejections))
             raise BuildFailed(f"require_full: these would run in PyTorch:\n  {listed}")
@@ -236,7 +236,7 @@ class Compilation:
         """What engine a piece needs, or why it can have none."""
         ranges = self.ranges(piece) if ranges is None else ranges
         try:
-            tf32 = self._tf32()
+            tf32 = self.engine_tf32()
         except Unsupported as error:
             return error
         half_sums = self.half_sums and has_half(piece.partition.module.graph)
@@ -268,14 +268,15 @@ class Compilation:
         """Notes what became of a piece; gives its engine."""
         if had is None or not isinstance(wanted, Wanted):
             self.fell_back(piece.partition, str(wanted))
-            self._note(piece, None, None, "failed", 0.0)
+            self.note(piece, None, None, "failed", 0.0)
             return None
         if had.why:
             self.fell_back(piece.partition, had.why)
-        self._note(piece, wanted.key, had.entry, had.status, had.seconds)
+        self.note(piece, wanted.key, had.entry, had.status, had.seconds)
         return had.entry
 
-    def _tf32(self) -> bool:
+    def engine_tf32(self) -> bool:
+        """Whether the next engine rounds float32 products to TF32; see :meth:`.precision.Settlement.tf32`."""
         return self.settlement.tf32(self.tf32, self.exact) if self.flavour.is_rtx else self.tf32
 
     def fell_back(self, part: Partition, why: str) -> None:
@@ -327,8 +328,7 @@ class Compilation:
     def _timings(self) -> Timings | None:
         if self.cache is None or self.flavour.is_rtx:  # RTX measures nothing when it builds
             return None
-        target = "-".join(map(str, self._gpu()))
-        return Timings(self.cache, f"{self.flavour.name}-{self.flavour.version}-{target}")
+        return Timings(self.cache, "-".join(map(str, (self.flavour.name, self.flavour.version, *self._gpu()))))
 
     def target(self) -> Json:
         """What a plan is for. RTX plans run on every GPU since Ampere, so no GPU is named and a build needs none."""
@@ -341,7 +341,8 @@ class Compilation:
         properties = torch.cuda.get_device_properties(self.device or torch.cuda.current_device())
         return [properties.name, properties.major, properties.minor]
 
-    def _note(self, piece: Piece, key: Key | None, entry: Entry | None, status: str, seconds: float) -> None:
+    def note(self, piece: Piece, key: Key | None, entry: Entry | None, status: str, seconds: float) -> None:
+        """Reports and counts what became of a piece; see :class:`.report.EngineReport`."""
         part = piece.partition
         built = float(entry.header["build_seconds"]) if entry is not None else 0.0
         saved = max(built - seconds, 0.0) if status in ("hit", "shared") else 0.0

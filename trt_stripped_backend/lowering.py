@@ -18,7 +18,8 @@ import torch
 import torch._functorch.config as functorch_config
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
-from torch._guards import TracingContext
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
 from .decompositions import decompositions, keep_composites
@@ -60,9 +61,7 @@ def trace(
     Returns:
         A callable with Dynamo's calling convention.
     """
-    placeholders = gm.graph.find_nodes(op="placeholder")
-    dynamo_names = [_source_name(node) for node in placeholders]
-    held = [_is_module_parameter(node, given) for node, given in zip(placeholders, example_inputs, strict=False)]
+    dynamo_names, held = described(gm, example_inputs)
 
     def inner(lowered: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
         return compile(_lowered(lowered, dynamo_names, held))
@@ -72,6 +71,26 @@ def trace(
     with torch.no_grad(), keep_composites(), uncached:
         run = aot_autograd(fw_compiler=inner, decompositions=decompositions(), keep_inference_input_mutations=True)
         return run(gm, example_inputs)
+
+
+def described(gm: fx.GraphModule, inputs: Sequence[Any]) -> tuple[list[str], list[bool | None]]:
+    """Where the user's model keeps each argument of Dynamo's graph, and whether it is a parameter of a module."""
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    held = [_is_module_parameter(node, given) for node, given in zip(placeholders, inputs, strict=False)]
+    return [_source_name(node) for node in placeholders], held
+
+
+def lowered_anew(gm: fx.GraphModule, inputs: Sequence[Any]) -> Lowered:
+    """What :func:`trace` hands to ``compile``, outside of Dynamo; for graphs without dynamic sizes."""
+    made: list[Lowered] = []
+
+    def compile(lowered: Lowered) -> Callable[..., Any]:
+        made.append(lowered)
+        return boxed(lowered.module)
+
+    with tracing(TracingContext(FakeTensorMode())):
+        trace(gm, inputs, compile)
+    return made[0]
 
 
 def to_be_saved() -> bool:

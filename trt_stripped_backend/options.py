@@ -242,6 +242,11 @@ class Options:
         True, _parse_bool, "use the disk cache",
         key="no: it says whether plans are stored",
     )  # fmt: skip
+    cache_traces: bool = _option(
+        True, _parse_bool, "keep in the cache what a graph became on its way to engines, so that the next start does "
+        "not trace it again",
+        key="no: it says whether a graph is traced, not what it becomes",
+    )  # fmt: skip
     cache_dir: tuple[Path, ...] | None = _option(
         None, _optional(_parse_dirs), "where engines are cached; of several directories all are searched and the first "
         "writable one is written; None: $XDG_CACHE_HOME/trt_stripped, else ~/.cache/trt_stripped",

@@ -183,7 +183,7 @@ class Stats:
 
     NAMES = (
         "builds", "hits", "misses", "shared", "refits", "refitted_bytes", "engines", "fallbacks", "build_seconds",
-        "saved_seconds", "graphs", "cuda_graphs",
+        "saved_seconds", "graphs", "traces", "cuda_graphs",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -145,6 +145,8 @@ def test_engines_are_found_by_key_or_embedded(
     backend.Saved.deserialize_compile_artifacts(plain)
     monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(tmp_path / "elsewhere"))
     backend.Saved.deserialize_compile_artifacts(whole)
+    backend.Saved.deserialize_compile_artifacts(plain)  # its engines are in use
+    backend.reset()
     with pytest.raises(MissingEngine) as raised:
         backend.Saved.deserialize_compile_artifacts(plain)
     message = str(raised.value)

@@ -1,0 +1,227 @@
+"""What became of Dynamo's graph, kept in the cache: a start that finds it runs neither AOTAutograd nor the lowering.
+
+What they make depends on Dynamo's graph, on its arguments' descriptions, on PyTorch's settings, on options and on code.
+All that is in the name that a trace is kept under. A graph that holds anything which text does not tell apart has no
+name: a tensor of its own, a dynamic size, a function that is not PyTorch's, a region of another graph. What is kept is
+what ``aot_compile`` would save (:mod:`.artifact`), without engines and without weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._functorch.config as functorch_config
+from torch import fx, nn
+from torch._guards import TracingContext
+from torch.fx.node import _get_qualified_name
+
+from . import artifact
+from .compilation import VALUED, Compilation, Planned
+from .errors import TRTStrippedError, Unsupported
+from .key import host
+from .lowering import Lowered, described
+from .report import stats
+from .types import Json, dtype_name
+
+log = logging.getLogger("trt_stripped_backend")
+
+#: In the cache, beside the plans.
+KIND = "trace"
+#: Whose functions are the same for the same version of PyTorch and of Python.
+_MODULES = frozenset({"torch", "operator", "_operator", "math", "builtins"})
+_NAMESPACES = frozenset({"aten", "prims"})
+_LISTS = (tuple, list, torch.Size, fx.immutable_collections.immutable_list)
+_PLAIN = (torch.Tensor, nn.Parameter)
+_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format, torch.device)
+
+
+def name_of(gm: fx.GraphModule, inputs: Sequence[Any], compilation: Compilation) -> str | None:
+    """The name of what becomes of a graph: a SHA-256 in hexadecimal; None if it has none.
+
+    Args:
+        gm: Dynamo's graph.
+        inputs: its arguments.
+        compilation: of the graph, not yet planned.
+    """
+    if compilation.cache is None or compilation.mode in VALUED or not compilation.options.cache_traces:
+        return None
+    try:
+        parts = [_graph(gm), _inputs(gm, inputs), _settings(), _environment(compilation)]
+    except Unsupported as error:
+        log.debug("no trace is kept of this graph: %s", error)
+        return None
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def keep(name: str, compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int) -> None:
+    """Keeps what became of a graph, if it can be saved; called while AOTAutograd compiles.
+
+    Args:
+        name: of the graph.
+        compilation: of the graph.
+        planned: its pieces.
+        lowered: the graph after the lowering.
+        arguments: how many Dynamo's graph takes.
+    """
+    assert compilation.cache is not None
+    context = TracingContext.try_get()
+    try:
+        if context is not None and context.guards_context.aotautograd_guards:
+            raise Unsupported("AOTAutograd guards how its arguments share memory")
+        if any(isinstance(n.meta.get("val"), _SYMBOLS) for n in lowered.module.graph.nodes):
+            raise Unsupported("it has sizes that depend on data")
+        data = artifact.dump(compilation, planned, lowered, arguments, embed=False)
+    except Unsupported as error:
+        log.debug("no trace is kept of this graph: %s", error)
+        return
+    compilation.cache.put_blob(KIND, name, data)
+
+
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+def find(name: str, compilation: Compilation) -> tuple[Compilation, Planned, Json] | None:
+    """What an earlier start kept of a graph: with its engines, and as JSON. None if it must be traced."""
+    assert compilation.cache is not None
+    data = compilation.cache.get_blob(KIND, name)
+    if data is None:
+        return None
+    try:
+        saved = artifact.opened(data)
+        compilation.exact = saved["exact"]
+        if compilation.flavour.is_rtx and set(saved["engine_tf32"]) - {compilation.engine_tf32()}:
+            raise Unsupported("its engines round float32 products otherwise than this process")
+        restored, planned = artifact.rebuilt(saved, compilation)
+    except TRTStrippedError as error:  # an engine that was evicted, among others
+        log.info("a kept trace is of no use: %s", error)
+        return None
+    stats.add(traces=1)
+    log.info("trace %s: found, so that neither AOTAutograd nor the lowering runs", name[:12])
+    return restored, planned, saved
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def _graph(gm: fx.GraphModule) -> Json:
+    number = {node: index for index, node in enumerate(gm.graph.nodes)}
+    return [
+        [node.op, _target(node), _argument(node.args, number), _argument(node.kwargs, number),
+         node.meta.get("stack_trace")]
+        for node in gm.graph.nodes
+    ]  # fmt: skip
+
+
+def _target(node: fx.Node) -> str:
+    target: Any = node.target
+    if node.op in ("placeholder", "output", "call_method"):
+        return str(target) if node.op == "call_method" else ""
+    if node.op != "call_function" or isinstance(target, torch._ops.HigherOrderOperator):
+        raise Unsupported(f"{node.name} is a {node.op} of {target}")
+    if isinstance(target, torch._ops.OpOverload):
+        if target.namespace not in _NAMESPACES:
+            raise Unsupported(f"{target} is not PyTorch's")
+        return str(target)
+    try:
+        name: str = _get_qualified_name(target)
+    except RuntimeError as error:
+        raise Unsupported(f"{target} has no name") from error
+    root, *path = name.split(".")
+    if root not in _MODULES or functools.reduce(_attribute, path, sys.modules.get(root)) is not target:
+        raise Unsupported(f"{name} is not PyTorch's, or another function now")
+    return name
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    return getattr(holder, name, None)
+
+
+def _argument(value: Any, number: Mapping[fx.Node, int]) -> Json:
+    if value is None or isinstance(value, (bool, str)) or type(value) is int:
+        return value  # JSON keeps True, 1 and "1" apart
+    if type(value) is float:
+        return {"float": value.hex() if math.isfinite(value) else str(value)}
+    if isinstance(value, fx.Node):
+        return {"node": number[value]}
+    if type(value) in _LISTS:
+        return {type(value).__name__: [_argument(one, number) for one in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_argument(k, number), _argument(one, number)] for k, one in value.items()]}
+    if isinstance(value, slice):
+        return {"slice": [_argument(one, number) for one in (value.start, value.stop, value.step)]}
+    if value is Ellipsis or isinstance(value, _CONSTANTS):
+        return {"constant": repr(value)}
+    raise Unsupported(f"an argument of type {type(value).__name__}")
+
+
+def _inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> Json:
+    names, held = described(gm, inputs)
+    first: dict[int, int] = {}  # who shares memory with whom, which matters where one is written
+    listed = []
+    for index, (node, given) in enumerate(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True)):
+        if type(given) not in _PLAIN or given.layout is not torch.strided or given.is_conj() or given.is_neg():
+            raise Unsupported(f"{node.name} is a {type(given).__name__}, or of a special layout")
+        traced = node.meta.get("example_value")
+        if isinstance(traced, torch.Tensor) and not all(type(size) is int for size in traced.shape):
+            raise Unsupported(f"{node.name} has dynamic sizes")
+        memory = first.setdefault(given.untyped_storage()._cdata, index)
+        listed.append([
+            names[index], held[index], type(given).__name__, dtype_name(given.dtype), list(given.shape),
+            list(given.stride()), str(given.device), given.requires_grad, given.is_inference(), memory,
+            given.storage_offset() if memory != index else 0,
+            str((node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type")),
+        ])  # fmt: skip
+    return listed
+
+
+def _settings() -> Json:
+    """What PyTorch's tracing reads beside the graph.
+
+    Raises:
+        Unsupported: a mode is active that may do anything.
+    """
+    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
+        raise Unsupported("a mode for functions or operators is active")
+    backends: Any = torch.backends
+    deterministic: Any = torch.utils.deterministic
+    return [
+        torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_cache_enabled(),
+        [[torch.is_autocast_enabled(kind), str(torch.get_autocast_dtype(kind))] for kind in ("cuda", "cpu")],
+        str(torch.get_default_dtype()), torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(), deterministic.fill_uninitialized_memory,
+        [backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic],
+        [backends.mkldnn.enabled, backends.mha.get_fastpath_enabled()],
+        [backends.cuda.flash_sdp_enabled(), backends.cuda.mem_efficient_sdp_enabled()],
+        [backends.cuda.math_sdp_enabled(), backends.cuda.cudnn_sdp_enabled()],
+        functorch_config.get_hash().hex(),
+    ]  # fmt: skip
+
+
+def _environment(compilation: Compilation) -> Json:
+    changed = compilation.options.changed()
+    options = {name: sorted(v) if isinstance(v, frozenset) else str(v) for name, v in changed.items()}
+    gpu = torch.cuda.get_device_properties(compilation.device)
+    return [
+        str(compilation.flavour), compilation.mode, compilation.tf32, compilation.half_sums, options, host(),
+        [gpu.name, gpu.major, gpu.minor], torch.__version__, str(torch.version.git_version), sys.version, _source(),
+    ]  # fmt: skip
+
+
+@functools.cache
+def _source() -> str:
+    """SHA-256 over this package: any change of it may make another graph."""
+    here, total = Path(__file__).parent, hashlib.sha256()
+    for file in sorted(here.rglob("*.py")):
+        content = file.read_bytes()
+        total.update(f"{file.relative_to(here).as_posix()}:{len(content)}:".encode())
+        total.update(content)
+    return total.hexdigest()
