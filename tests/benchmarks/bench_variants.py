@@ -107,8 +107,8 @@ def _bias32() -> contextlib.AbstractContextManager[None]:
 def _line16() -> contextlib.AbstractContextManager[Any]:
     before = conv._sums_in_half
 
-    def changed(net: Net, input: ITensor, groups: int, *, line: bool) -> bool:
-        return not line and before(net, input, groups, line=False)
+    def changed(net: Net, input: ITensor, groups: int, spatial: int) -> bool:
+        return spatial > 1 and before(net, input, groups, spatial)
 
     return mock.patch.object(conv, "_sums_in_half", changed)
 
@@ -165,7 +165,7 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "conv16": lambda: mock.patch.object(conv, "_sums_in_half", lambda *_, **__: False),
     "line16": _line16,
     "conv32": lambda: mock.patch.object(
-        conv, "_sums_in_half", lambda net, x, groups, line: groups == 1 and net.dtype(x) == torch.float16
+        conv, "_sums_in_half", lambda net, x, groups, spatial: groups == 1 and net.dtype(x) == torch.float16
     ),
     "pixels": lambda: mock.patch.object(conv, "_is_product", lambda *_, **__: False),
     "gelu32": _gelu32,

@@ -283,6 +283,7 @@ def wide_sums(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     [
         (nn.ReLU(), nn.ReLU(), True),
         (nn.Identity(), nn.Identity(), True),
+        (nn.ConstantPad2d(1, 0.0), nn.Identity(), True),
         (nn.SiLU(), nn.ReLU(), False),
         (nn.ReLU(), nn.SiLU(), False),
         (nn.ReLU(), nn.GELU(), False),
@@ -296,6 +297,15 @@ def test_where_convolutions_sum_in_float32(
     for image in (torch.randn(1, 8, 6, 6).half(), torch.randn(8, 6, 6).half()):  # PyTorch adds and drops the batch
         plan(stage(model, image, refit_mode=mode), mode)
     assert wide_sums == 2 * [wide and mode == "bound"]
+
+
+@pytest.mark.parametrize(("rank", "wide"), [(1, False), (2, False), (3, True)])
+def test_where_groups_sum_in_float32(rank: int, wide: bool, wide_sums: list[bool]) -> None:
+    layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    for kernel in (1, 3):  # a single pixel of several groups is no one matrix
+        model = layer(8, 8, kernel, groups=4).half().requires_grad_(False)
+        plan(stage(model, torch.randn(1, 8, *[4] * rank).half()))
+    assert wide_sums == [wide, wide]
 
 
 def test_convolutions_of_one_pixel_sum_as_tensorrt_does(wide_sums: list[bool]) -> None:

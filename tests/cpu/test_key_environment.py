@@ -63,7 +63,7 @@ OTHERS: dict[str, Any] = {
     "optimization_level": 1, "max_aux_streams": 0, "hardware_compatible": True, "version_compatible": True,
     "cache": False, "cache_dir": "/elsewhere", "cache_size": 5, "lock_timeout": 1, "cache_errors": "raise",
     "max_weight_sets": 1, "max_weight_bytes": 1 << 30, "dynamic_range": (1, 64), "progress": True,
-    "build": "background", "dedupe_layers": True, "cuda_graphs": True, "embed_engines": True,
+    "build": "background", "dedupe_layers": True, "cuda_graphs": True, "embed_engines": True, "cache_traces": False,
 }  # fmt: skip
 
 
