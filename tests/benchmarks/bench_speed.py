@@ -252,15 +252,18 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    names = ("eager", "inductor", "inductor_graphs", "ours", "ours_graphs", "baked")
+    names = {
+        "eager": "eager", "inductor": "Inductor", "inductor_graphs": "reduce-overhead", "ours": "bound",
+        "ours_graphs": "bound, cuda_graphs", "baked": "built in",
+    }  # fmt: skip
     measured = [row for row in rows if value(row, "steady", "ms", "eager")]
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.6 * len(measured), 4))
-    for index, name in enumerate(names):
+    for index, (name, label) in enumerate(names.items()):
         heights = [ratio(value(r, "steady", "ms", name), value(r, "steady", "ms", "eager")) or 0 for r in measured]
-        axes.bar([k + 0.13 * (index - 2.5) for k in range(len(measured))], heights, 0.12, label=name)
+        axes.bar([k + 0.13 * (index - 2.5) for k in range(len(measured))], heights, 0.12, label=label)
     axes.set_xticks(range(len(measured)), [row["row"] for row in measured])
     axes.set_ylabel("time of a call / eager")
-    axes.legend(fontsize=7)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(names), fontsize=8, frameon=False)
     figure.savefig(path, bbox_inches="tight", dpi=150)
 
 

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ class Counts:
     reasons: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """What is not as by default."""
+        nothing = Counts("")
+        return {name: value for name, value in vars(self).items() if value != getattr(nothing, name)}
 
 
 def classify(task: Task, sample: Sample, device: str, *, seed: int = 0, build: bool = False) -> tuple[str, Any]:
@@ -127,12 +132,12 @@ def run(
         if time.monotonic() > until:
             return
         if begun[task.name] > 1:
-            _append(out, asdict(Counts(task.name, wrong=1, registered=True, failures=["the process died"])))
+            _append(out, Counts(task.name, wrong=1, registered=True, failures=["the process died"]).to_json())
             continue
         _append(out, {"begun": task.name})
         with quiet():
             counts = count(task, device, seed=seed, limit=limit, build=build)
-        _append(out, asdict(counts))
+        _append(out, counts.to_json())
 
 
 def run_shards(arguments: Sequence[str], jobs: int) -> None:

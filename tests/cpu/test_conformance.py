@@ -126,3 +126,13 @@ def test_an_unexpected_pass_fails(tmp_path: Path, capsys: pytest.CaptureFixture[
     with mock.patch.object(report, "EXPECTED", (row,)):
         assert report.report(out, "cpu") == 1
     assert "UNEXPECTED PASS abs: because" in capsys.readouterr().out
+
+
+def test_what_ran_on_a_gpu_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """No sample was wrong but those that are expected, and these are: ``python -m tests.conformance report`` says so."""
+    from tests.conformance.report import report
+    from tests.conformance.run import read
+
+    kept = Path(__file__).parents[1] / "benchmarks" / "results" / "h200-rtx-1.6.1-conformance.jsonl"
+    assert report(kept, "cuda") == 0, capsys.readouterr().out[-2000:]
+    assert sum(counts.inside for counts in read(kept).values()) > 30_000
