@@ -39,6 +39,11 @@ KIND = "trace"
 #: Whose functions are the same for the same version of PyTorch and of Python.
 _MODULES = frozenset({"torch", "operator", "_operator", "math", "builtins"})
 _NAMESPACES = frozenset({"aten", "prims"})
+#: Options that say where things are kept, or how engines run.
+_NO_MATTER = frozenset({
+    "flavour", "verify", "cache_dir", "cache_size", "lock_timeout", "cache_errors", "build", "progress",
+    "embed_engines", "cuda_graphs", "max_weight_sets", "max_weight_bytes",
+})  # fmt: skip
 _LISTS = (tuple, list, torch.Size, fx.immutable_collections.immutable_list)
 _PLAIN = (torch.Tensor, nn.Parameter)
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format, torch.device)
@@ -207,7 +212,7 @@ def _settings() -> Json:
 
 
 def _environment(compilation: Compilation) -> Json:
-    changed = compilation.options.changed()
+    changed = {name: value for name, value in compilation.options.changed().items() if name not in _NO_MATTER}
     options = {name: sorted(v) if isinstance(v, frozenset) else str(v) for name, v in changed.items()}
     gpu = torch.cuda.get_device_properties(compilation.device)
     return [

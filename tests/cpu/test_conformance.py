@@ -129,7 +129,7 @@ def test_an_unexpected_pass_fails(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_what_ran_on_a_gpu_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    """No sample was wrong but those that are expected, and these are: ``python -m tests.conformance report`` says so."""
+    """No sample was wrong but those that are expected, and these are."""
     from tests.conformance.report import report
     from tests.conformance.run import read
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -146,6 +147,18 @@ def test_an_engine_that_is_gone_is_built_again(world: World) -> None:
 
 
 @torch.no_grad()
+def test_a_pack_carries_it(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = perturb(TwoEngines().eval())
+    started(model, IMAGE)
+    assert len(ts.open_cache().pack(tmp_path / "fleet.pack")) == 2
+    monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(tmp_path / "elsewhere"))
+    assert len(ts.open_cache().unpack(tmp_path / "fleet.pack")) == 2
+    have, count = started(model, IMAGE)
+    assert (count, world.calls["build"]) == (0, 2)
+    torch.testing.assert_close(have, model(IMAGE))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("data", [b"", b"{}", b"\x80\x04]", "other", "cut"])
 def test_what_is_kept_is_not_trusted(data: Any, world: World) -> None:
     model = perturb(TwoEngines().eval())
@@ -251,6 +264,11 @@ def test_other_weights_have_the_same_name() -> None:
     assert None not in names
 
 
+def test_where_things_are_kept_does_not_matter(tmp_path: Path) -> None:
+    line, other = Line(), {"cache_dir": str(tmp_path), "verify": True, "cuda_graphs": True, "build": "background"}
+    assert name(line, X, **other) == name(line, X)
+
+
 def autocast() -> Any:
     return torch.autocast("cpu", torch.bfloat16)
 
@@ -275,6 +293,9 @@ OTHERS: dict[str, Callable[[], str | None]] = {
     "parameter": lambda: name(Line(), nn.Parameter(X)),
     "option": lambda: name(Line(), X, torch_executed_ops="aten.relu"),
     "mode": lambda: name(Line(), X, refit_mode="general"),
+    "blocks": lambda: name(Line(), X, min_block_size=2),
+    "layers": lambda: name(Line(), X, dedupe_layers=True),
+    "level": lambda: name(Line(), X, optimization_level=1),
     "minus": lambda: name(lambda x, y: x - y, X, X + 1),
     "turned": lambda: name(lambda x, y: y - x, X, X + 1),
     "twice": lambda: name(lambda x, y: x - x, X, X + 1),

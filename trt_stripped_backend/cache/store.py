@@ -167,7 +167,10 @@ class EngineCache:
         return self._clean(lambda folder: upkeep.measured(folder, folder.clear))
 
     def pack(self, path: Path | str, keys: Iterable[Key | str] | None = None) -> list[str]:
-        """Writes entries (default: all) to one file; returns their keys.
+        """Writes entries to one file; returns their keys.
+
+        By default all of them, and what is kept beside: traces, and the kernels that RTX compiled. Those serve where
+        the GPU is the same.
 
         Raises:
             CacheError: there is no such entry.
@@ -176,7 +179,8 @@ class EngineCache:
         """
         chosen = [record.key for record in self.entries()] if keys is None else [str(key) for key in keys]
         chosen = list(dict.fromkeys(chosen))
-        upkeep.pack(self._folders, Path(path), chosen)
+        beside = [digest for folder in self._folders for digest in upkeep.blobs(folder)] if keys is None else []
+        upkeep.pack(self._folders, Path(path), [*chosen, *dict.fromkeys(beside)])
         return chosen
 
     def unpack(self, path: Path | str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,8 +22,20 @@ def records(folder: Folder, latest: int | None = None) -> Iterator[Record]:
     """Entries of a directory (the ``latest`` used), last used first; blobs and what cannot be read are left out."""
     for digest, info in islice(reversed(folder.sizes().items()), latest):
         envelope = _peek(folder, digest)
-        if envelope and "blob" not in envelope.header:
+        if envelope and not _is_blob(envelope):
             yield Record.of(envelope, used=info.st_mtime_ns / 1e9, size=info.st_size, directory=folder.path)
+
+
+def blobs(folder: Folder) -> Iterator[str]:
+    """Digests of what is kept in a directory beside entries."""
+    for digest in folder.sizes():
+        envelope = _peek(folder, digest)
+        if envelope and _is_blob(envelope):
+            yield digest
+
+
+def _is_blob(envelope: Envelope) -> bool:
+    return "blob" in envelope.header
 
 
 def _peek(folder: Folder, digest: str) -> Envelope | None:
@@ -81,7 +94,7 @@ def _verified(folders: Folders, digest: str) -> bytes:
 
 
 def unpack(folder: Folder, path: Path) -> list[str]:
-    """Adds the entries of a pack to a directory, after all of it was verified.
+    """Adds what a pack holds to a directory, after all of it was verified; keys of the entries, without the blobs.
 
     Raises:
         BadEntry: the file is no pack, or damaged; then nothing was added.
@@ -99,5 +112,6 @@ def unpack(folder: Folder, path: Path) -> list[str]:
         keys = []
         for digest, data in read_pack(file):
             folder.store(digest, data)
-            keys.append(digest)
+            if not _is_blob(peek(io.BytesIO(data), len(data))):
+                keys.append(digest)
     return keys
