@@ -53,7 +53,7 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def dump(
-    compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int, *, embed: bool | None = None
+    compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int, *, cached: bool = False
 ) -> bytes:
     """The bytes; called while AOTAutograd compiles, whose own work around the graph must come to nothing.
 
@@ -62,7 +62,8 @@ def dump(
         planned: its pieces, all with an engine.
         lowered: for the weights' names.
         arguments: how many Dynamo's graph takes.
-        embed: the engines too; None: as option ``embed_engines`` says.
+        cached: for the cache of this machine: without engines, which lie beside it, whatever ``embed_engines`` says,
+            and with the lines of code that stay in PyTorch.
 
     Raises:
         Unsupported: what cannot be saved, and why.
@@ -74,7 +75,8 @@ def dump(
         raise Unsupported(f"{', '.join(without)} could not be built: see the report")
     _check_plain(lowered, arguments)
     split, device, report = planned.split, compilation.device, compilation.report
-    embed = compilation.options.embed_engines if embed is None else embed
+    embed = compilation.options.embed_engines and not cached
+    rejections = [one if cached else dataclasses.replace(one, where="", code="") for one in report.rejections]
     return sealed({
         "flavour": str(compilation.flavour), "host": host(), "target": compilation.target(),
         "mode": compilation.mode, "tf32": compilation.tf32, "device": str(device),
@@ -82,7 +84,7 @@ def dump(
         "names": {str(position): name for position, name in lowered.names.items()},
         "suspects": [[position, held] for position, held in lowered.suspects.items()], "exact": compilation.exact,
         "engine_tf32": sorted(_tf32(planned)),
-        "nodes": report.nodes, "rejections": [list(vars(one).values()) for one in report.rejections],
+        "nodes": report.nodes, "rejections": [list(vars(one).values()) for one in rejections],
         "derived_weights": [list(vars(one).values()) for one in report.derived_weights],
         "graph": portable.dump_graph(planned.cut.module),
         "placeholders": [n.name for n in split.module.graph.find_nodes(op="placeholder")],

@@ -84,7 +84,7 @@ def keep(name: str, compilation: Compilation, planned: Planned, lowered: Lowered
             raise Unsupported("AOTAutograd guards how its arguments share memory")
         if any(isinstance(n.meta.get("val"), _SYMBOLS) for n in lowered.module.graph.nodes):
             raise Unsupported("it has sizes that depend on data")
-        data = artifact.dump(compilation, planned, lowered, arguments, embed=False)
+        data = artifact.dump(compilation, planned, lowered, arguments, cached=True)
     except Unsupported as error:
         log.debug("no trace is kept of this graph: %s", error)
         return
@@ -103,7 +103,8 @@ def find(name: str, compilation: Compilation) -> tuple[Compilation, Planned, Jso
     try:
         saved = artifact.opened(data)
         compilation.exact = saved["exact"]
-        if compilation.flavour.is_rtx and set(saved["engine_tf32"]) - {compilation.engine_tf32()}:
+        made = set(saved["engine_tf32"])  # empty without engines, which then settle nothing
+        if compilation.flavour.is_rtx and made and made != {compilation.engine_tf32()}:
             raise Unsupported("its engines round float32 products otherwise than this process")
         restored, planned = artifact.rebuilt(saved, compilation)
     except TRTStrippedError as error:  # an engine that was evicted, among others

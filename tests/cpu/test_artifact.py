@@ -65,6 +65,9 @@ def test_no_weights_and_no_code_are_saved(world: World) -> None:
     model = perturb(TwoEngines())
     data = saved(model, X)
     text = json.dumps(artifact.opened(data))
+    assert "cumsum" in text
+    assert "cumsum(1)" not in text, "a line of the user's code"
+    assert "graphs.py" not in text
     for tensor in (*model.parameters(), *model.buffers()):
         assert tensor.numel() < 2 or tensor.numpy().tobytes() not in data
         assert tensor.numel() < 2 or json.dumps(portable.dump_tensor(tensor)[3]) not in text

@@ -180,6 +180,18 @@ def test_engines_that_round_otherwise_are_not_taken(monkeypatch: pytest.MonkeyPa
 
 
 @torch.no_grad()
+def test_a_graph_without_engines_settles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(0)
+
+    started(fn, X)
+    monkeypatch.setattr(Compilation, "engine_tf32", mock.Mock(side_effect=AssertionError))
+    have, count = started(fn, X)
+    assert count == 0
+    torch.testing.assert_close(have, fn(X))
+
+
+@torch.no_grad()
 def test_without_a_cache_nothing_is_kept() -> None:
     model = perturb(TwoEngines().eval())
     assert [started(model, IMAGE, cache=False)[1] for _ in range(2)] == [1, 1]
