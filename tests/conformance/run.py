@@ -141,7 +141,7 @@ def run(
 
 
 def run_shards(arguments: Sequence[str], jobs: int) -> None:
-    """One process a shard; one that dies is started again after the task that it died of."""
+    """One process a shard, on the GPUs in turn; one that dies is started again after the task that it died of."""
     command = [sys.executable, "-m", "tests.conformance", *arguments]
     shards = {i: _start(command, i, jobs) for i in range(jobs)}
     deaths = 0
@@ -156,7 +156,9 @@ def run_shards(arguments: Sequence[str], jobs: int) -> None:
 
 
 def _start(command: Sequence[str], index: int, jobs: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*command, "--jobs", "1", "--shard", f"{index}/{jobs}"])
+    gpus = torch.cuda.device_count()
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus > 1 else None
+    return subprocess.Popen([*command, "--jobs", "1", "--shard", f"{index}/{jobs}"], env=environment)
 
 
 def read(out: Path) -> dict[str, Counts]:
