@@ -202,15 +202,17 @@ def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
     A copy that the caller gets to see stays, behind views too: without it a write to the result would reach an input, a
     constant, or what the next call reads.
     """
+    for node in list(gm.graph.nodes):
+        if node.target in _RENAMES:
+            node.replace_all_uses_with(node.args[0])
+            gm.graph.erase_node(node)
     shown: set[fx.Node] = set()
     for output in gm.graph.output_node().all_input_nodes:
         shown.add(node := output)
         while (base := viewed(node)) is not None:
             shown.add(node := base)
     for node in list(gm.graph.nodes):
-        if node.target in (aten.detach.default, aten.alias.default):
-            node.replace_all_uses_with(node.args[0])
-        elif node in shown or any(map(writes, node.users)):  # what is written may be what it is a copy of
+        if node in shown or any(map(writes, node.users)):  # what is written may be what it is a copy of
             continue
         elif node.target is aten.lift_fresh_copy.default:
             node.replace_all_uses_with(node.args[0])
@@ -219,6 +221,10 @@ def drop_copies(gm: fx.GraphModule, sources: set[fx.Node]) -> None:
             if isinstance(old, torch.Tensor) and _alike(new, old):
                 node.replace_all_uses_with(node.args[0])
     gm.graph.eliminate_dead_code()
+
+
+#: The last, which torch 2.11 puts behind literals of regions, writes nothing but autograd's history.
+_RENAMES = frozenset({aten.detach.default, aten.alias.default, aten.detach_.default})
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
