@@ -18,7 +18,7 @@ demo: $(READY)            ## train, compile, retrain: examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
 
 test: $(READY)            ## all tests that need no GPU
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-gpu: $(READY)        ## all tests that need one
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -88,6 +88,9 @@ def keep(name: str, compilation: Compilation, planned: Planned, lowered: Lowered
     except Unsupported as error:
         log.debug("no trace is kept of this graph: %s", error)
         return
+    except Exception as error:  # whatever a graph holds: it runs without
+        log.warning("no trace is kept of this graph: %s: %s", type(error).__name__, error)
+        return
     compilation.cache.put_blob(KIND, name, data)
 
 
@@ -110,6 +113,9 @@ def find(name: str, compilation: Compilation) -> tuple[Compilation, Planned, Jso
     except TRTStrippedError as error:  # an engine that was evicted, among others
         log.info("a kept trace is of no use: %s", error)
         return None
+    except Exception as error:  # whatever was kept: the graph can be traced
+        log.warning("a kept trace cannot be read: %s: %s", type(error).__name__, error)
+        return None
     stats.add(traces=1)
     log.info("trace %s: found, so that neither AOTAutograd nor the lowering runs", name[:12])
     return restored, planned, saved
@@ -122,7 +128,7 @@ def _graph(gm: fx.GraphModule) -> Json:
     number = {node: index for index, node in enumerate(gm.graph.nodes)}
     return [
         [node.op, _target(node), _argument(node.args, number), _argument(node.kwargs, number),
-         node.meta.get("stack_trace")]
+         str(node.meta.get("stack_trace"))]
         for node in gm.graph.nodes
     ]  # fmt: skip
 

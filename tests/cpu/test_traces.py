@@ -17,7 +17,7 @@ from torch import nn
 import trt_stripped_backend as ts
 from tests.emulated import World
 from tests.graphs import TwoEngines, perturb
-from trt_stripped_backend import backend, lowering, traces
+from trt_stripped_backend import artifact, backend, lowering, traces
 from trt_stripped_backend.cache.files import entry_name
 from trt_stripped_backend.compilation import Compilation
 from trt_stripped_backend.watch import Disguised
@@ -152,6 +152,21 @@ def test_a_pack_carries_it(world: World, tmp_path: Path, monkeypatch: pytest.Mon
     have, count = started(model, IMAGE)
     assert (count, world.calls["build"]) == (0, 2)
     torch.testing.assert_close(have, model(IMAGE))
+
+
+@torch.no_grad()
+def test_a_graph_that_cannot_be_written_down_runs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = perturb(TwoEngines().eval())
+    with monkeypatch.context() as broken:
+        broken.setattr(artifact, "sealed", mock.Mock(side_effect=KeyError("odd")))
+        torch.testing.assert_close(started(model, IMAGE)[0], model(IMAGE))
+    assert "no trace is kept of this graph: KeyError: 'odd'" in caplog.text
+    assert started(model, IMAGE)[1] == 1
+    monkeypatch.setattr(artifact, "opened", mock.Mock(side_effect=KeyError("odd")))
+    assert started(model, IMAGE)[1] == 1
+    assert "a kept trace cannot be read: KeyError: 'odd'" in caplog.text
 
 
 @torch.no_grad()
