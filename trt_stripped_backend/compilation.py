@@ -19,9 +19,9 @@ import torch
 from . import megacache, profile, refit, weights
 from .build import Timings, build
 from .cache import EngineCache, shared_cache
-from .errors import BuildFailed, OptionError, Unsupported
+from .errors import BuildFailed, Unsupported
 from .fingerprint import fingerprint
-from .flavour import Flavour
+from .flavour import Flavour, refit_mode
 from .key import canonical, digest, environment, make_key
 from .lowering import Lowered
 from .ops.library import lookup
@@ -66,11 +66,14 @@ class Wanted:
     """The engine that a piece needs.
 
     Attributes:
+        mode: that it is built in. A piece without weights has nothing to refit, and is built as in ``bound``: RTX takes
+            ten times as long for a refittable engine.
         parts: of its key, without the ranges.
         values: of the weights, in the modes that build them in.
     """
 
     piece: Piece
+    mode: str
     parts: dict[str, Json]
     key: Key
     values: Mapping[str, torch.Tensor] | None
@@ -240,15 +243,16 @@ class Compilation:
         except Unsupported as error:
             return error
         half_sums = self.half_sums and has_half(piece.partition.module.graph)
+        mode = "bound" if self.mode == "general" and not piece.signature.slots else self.mode
         environ = environment(
-            (self.flavour.name, str(self.flavour.version)), self.target(), self.mode,
+            (self.flavour.name, str(self.flavour.version)), self.target(), mode,
             self.options.in_key(self.flavour.name), tf32=tf32, half_sums=half_sums,
         )  # fmt: skip
         parts = {"graph": piece.graph, **environ}
         if values is not None:
             parts["weights"] = fingerprint(list(values.values()))
         key = make_key({**parts, "ranges": _listed(ranges)} if ranges else parts)
-        return Wanted(piece, parts, key, values, ranges, tf32, half_sums)
+        return Wanted(piece, mode, parts, key, values, ranges, tf32, half_sums)
 
     def _had(
         self, wanted: Wanted, *, build: bool = True, options: Options | None = None, stop: threading.Event = ending
@@ -312,7 +316,7 @@ class Compilation:
     def _built(self, wanted: Wanted, options: Options, stop: threading.Event) -> tuple[Entry | None, str]:
         piece, key = wanted.piece, wanted.key
         make = functools.partial(
-            build, piece.partition, piece.signature, key, flavour=self.flavour, mode=self.mode, options=options,
+            build, piece.partition, piece.signature, key, flavour=self.flavour, mode=wanted.mode, options=options,
             tf32=wanted.tf32, values=wanted.values, timings=self._timings(), ranges=wanted.ranges,
             half_sums=wanted.half_sums, stop=stop,
         )  # fmt: skip
@@ -371,29 +375,6 @@ class Compilation:
 
 def _listed(ranges: Ranges) -> Json:
     return [list(one) for one in ranges]
-
-
-def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
-    """What the mode becomes, and why.
-
-    Raises:
-        OptionError: ``general`` on a TensorRT that is documented to compute it wrongly, without ``verify``.
-    """
-    mode = options.refit_mode
-    if mode == "identical" and not flavour.refit_identical:
-        log.warning("refit_mode='identical': %s has no REFIT_IDENTICAL; using 'general'", flavour)
-        return "general", f"{flavour} has no REFIT_IDENTICAL"
-    if mode == "general" and flavour.drops_gemm_bias and not options.verify:
-        raise OptionError(
-            f"refit_mode='general' on {flavour}: it may drop GEMM biases; use 'bound', or add verify=True"
-        )
-    if mode != "auto":
-        return mode, "asked for"
-    if flavour.is_rtx:
-        return "bound", "on tensorrt_rtx the fastest to build, start and update, without a second copy of the weights"
-    if flavour.drops_gemm_bias:
-        return "bound", f"{flavour} may drop GEMM biases under refit"
-    return "general", "the default on tensorrt"
 
 
 def _cache(options: Options) -> EngineCache | None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from packaging.version import Version
 
 from .errors import OptionError, TRTStrippedError
+from .options import Options
 
 Name = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -195,3 +196,26 @@ def _level(severity: Any) -> int:
     kinds = trt.ILogger.Severity
     levels = {kinds.WARNING: logging.WARNING, kinds.INFO: logging.INFO, kinds.VERBOSE: logging.DEBUG}
     return levels.get(severity, logging.ERROR)
+
+
+def refit_mode(options: Options, flavour: Flavour) -> tuple[str, str]:
+    """What the mode becomes, and why.
+
+    Raises:
+        OptionError: ``general`` on a TensorRT that is documented to compute it wrongly, without ``verify``.
+    """
+    mode = options.refit_mode
+    if mode == "identical" and not flavour.refit_identical:
+        log.warning("refit_mode='identical': %s has no REFIT_IDENTICAL; using 'general'", flavour)
+        return "general", f"{flavour} has no REFIT_IDENTICAL"
+    if mode == "general" and flavour.drops_gemm_bias and not options.verify:
+        raise OptionError(
+            f"refit_mode='general' on {flavour}: it may drop GEMM biases; use 'bound', or add verify=True"
+        )
+    if mode != "auto":
+        return mode, "asked for"
+    if flavour.is_rtx:
+        return "bound", "on tensorrt_rtx the fastest to build, start and update, without a second copy of the weights"
+    if flavour.drops_gemm_bias:
+        return "bound", f"{flavour} may drop GEMM biases under refit"
+    return "general", "the default on tensorrt"

@@ -137,7 +137,7 @@ def test_a_mode_that_is_wrong_here(
     def refuse(*_: Any) -> Any:
         raise TRTStrippedError("it may drop GEMM biases")
 
-    monkeypatch.setattr("trt_stripped_backend.compilation.refit_mode", refuse)
+    monkeypatch.setattr("trt_stripped_backend.cli.env.refit_mode", refuse)
     assert mended(run(capsys, code=1), "GEMM")["mend"] == "set TRT_STRIPPED_REFIT_MODE=auto"
 
 

@@ -259,3 +259,18 @@ def test_a_context_without_scratch_memory_asks_again(world: World, monkeypatch: 
     monkeypatch.setattr(context, "_scratch", scratch)
     close(fast(X), model(X))
     assert lent
+
+
+@torch.no_grad()
+def test_what_has_no_weights_has_one_engine_in_both_modes(world: World) -> None:
+    def softly(x: torch.Tensor) -> torch.Tensor:
+        return x.softmax(-1) * 2
+
+    x = torch.randn(4, 8)
+    for mode in ("general", "bound"):
+        torch._dynamo.reset()
+        fast = torch.compile(softly, backend=trt_stripped, options={"refit_mode": mode, "min_block_size": 1})
+        torch.testing.assert_close(fast(x), softly(x))
+    assert world.calls["build"] == 1
+    assert world.calls["refit"] == 0
+    assert [report.mode for report in ts.reports()] == ["general", "bound"]

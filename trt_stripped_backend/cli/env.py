@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import TRTStrippedError
-from ..flavour import Flavour, installed, load
+from ..flavour import Flavour, installed, load, refit_mode
 from ..options import PREFIX, Options
 from .output import print_json, print_table, size_text
 
@@ -176,8 +176,6 @@ def _flavour(options: Options, missing: list[Missing]) -> Flavour | None:
 def _refit_mode(options: Options, flavour: Flavour | None, missing: list[Missing]) -> dict[str, str] | None:
     if flavour is None:
         return None
-    from ..compilation import refit_mode
-
     try:
         mode, why = refit_mode(options, flavour)
     except TRTStrippedError as error:
