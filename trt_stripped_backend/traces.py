@@ -180,8 +180,8 @@ def _inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> Json:
     first: dict[int, int] = {}  # who shares memory with whom, which matters where one is written
     listed = []
     for index, (node, given) in enumerate(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True)):
-        if type(given) not in _PLAIN or given.layout is not torch.strided or given.is_conj() or given.is_neg():
-            raise Unsupported(f"{node.name} is a {type(given).__name__}, or of a special layout")
+        if not _is_plain(given):
+            raise Unsupported(f"{node.name} is a {type(given).__name__}, or of a special kind")
         traced = node.meta.get("example_value")
         if isinstance(traced, torch.Tensor) and not all(type(size) is int for size in traced.shape):
             raise Unsupported(f"{node.name} has dynamic sizes")
@@ -193,6 +193,12 @@ def _inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> Json:
             str((node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type")),
         ])  # fmt: skip
     return listed
+
+
+def _is_plain(given: Any) -> bool:
+    if type(given) not in _PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(given):
+        return False
+    return given.layout is torch.strided and not (given.is_conj() or given.is_neg() or given.is_quantized)
 
 
 def _settings() -> Json:

@@ -155,6 +155,22 @@ def test_dynamic_sizes_have_none() -> None:
     assert name(Line(), X, dynamic=True) is None
 
 
+def test_arguments_of_a_transform_have_none() -> None:
+    compilation = Compilation.of(Options.of(OPTIONS), load(), torch.device("cpu"))
+    graph = fx.Graph()
+    graph.output(graph.placeholder("x"))
+    found: list[str | None] = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        found.append(traces.name_of(fx.GraphModule({}, graph), [x], compilation))
+        return x
+
+    torch.vmap(look)(X)
+    look(X)
+    assert found[0] is None
+    assert found[1] is not None
+
+
 def test_modes_of_values_have_none() -> None:
     assert name(Line(), X, refit_mode="identical") is None
 
