@@ -274,3 +274,22 @@ def test_what_has_no_weights_has_one_engine_in_both_modes(world: World) -> None:
     assert world.calls["build"] == 1
     assert world.calls["refit"] == 0
     assert [report.mode for report in ts.reports()] == ["general", "bound"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["bound", "general"])
+def test_weights_are_live_without_pytorchs_guards(world: World, mode: str) -> None:
+    """docs/performance.md recommends this stance for serving."""
+    model = Doubled()
+    fast = torch.compile(model, backend=trt_stripped, options={"refit_mode": mode, "min_block_size": 1})
+    fast(X)
+    changes: list[Callable[[], Any]] = [
+        lambda: model.w.mul_(1.5), lambda: setattr(model.w, "data", aligned(torch.randn(N, N), 512)),
+        lambda: setattr(model, "w", nn.Parameter(aligned(torch.randn(N, N), 512))),
+        lambda: model.load_state_dict(Doubled().state_dict()),
+    ]  # fmt: skip
+    with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
+        for change in changes:
+            change()
+            torch.testing.assert_close(fast(X), model(X))
+    assert world.calls["build"] == 1
