@@ -39,6 +39,7 @@ KIND = "trace"
 #: Whose functions are the same for the same version of PyTorch and of Python.
 _MODULES = frozenset({"torch", "operator", "_operator", "math", "builtins"})
 _NAMESPACES = frozenset({"aten", "prims"})
+_TORCH = Path(torch.__file__).parent
 #: Options that say where things are kept, or how engines run.
 _NO_MATTER = frozenset({
     "flavour", "verify", "cache_dir", "cache_size", "lock_timeout", "cache_errors", "build", "progress",
@@ -150,6 +151,9 @@ def _target(node: fx.Node) -> str:
     root, *path = name.split(".")
     if root not in _MODULES or functools.reduce(_attribute, path, sys.modules.get(root)) is not target:
         raise Unsupported(f"{name} is not PyTorch's, or another function now")
+    code = getattr(target, "__code__", None)
+    if code is not None and not Path(code.co_filename).is_relative_to(_TORCH):  # it wraps another under its name
+        raise Unsupported(f"{name} was replaced")
     return name
 
 

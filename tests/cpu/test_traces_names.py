@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +142,11 @@ def test_functions_that_are_not_pytorchs_have_none(monkeypatch: pytest.MonkeyPat
     assert traces.name_of(module, [X], compilation) is not None
     monkeypatch.setattr(torch, "sigmoid", patched)
     assert traces.name_of(module, [X], compilation) is None, "another function has its name now"
+    graph = fx.Graph()
+    wrapped = functools.wraps(torch.nn.functional.dropout)(lambda x: x)
+    monkeypatch.setattr(torch.nn.functional, "dropout", wrapped)
+    graph.output(graph.call_function(wrapped, (graph.placeholder("x"),)))
+    assert traces.name_of(fx.GraphModule({}, graph), [X], compilation) is None, "another function under its name"
 
 
 @pytest.mark.parametrize("given", [3, X.to_sparse(), torch.randn(3, dtype=torch.complex64).conj(), None])
