@@ -67,7 +67,7 @@ class Wanted:
 
     Attributes:
         mode: that it is built in. A piece without weights has nothing to refit, and is built as in ``bound``: RTX takes
-            ten times as long for a refittable engine.
+            longer for a refittable engine.
         parts: of its key, without the ranges.
         values: of the weights, in the modes that build them in.
     """
