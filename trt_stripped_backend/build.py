@@ -39,7 +39,7 @@ _build_lock = threading.Lock()
 #: Elements of what PyTorch computes from literals. Larger results are left to layers, so that plans stay small.
 SMALL = 4096
 #: Dimensions of one element come or go, and nothing else changes.
-_VIEWS = frozenset({torch.ops.aten.unsqueeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims})
+_UNIT_VIEWS = frozenset({torch.ops.aten.unsqueeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims})
 
 
 def build(
@@ -242,7 +242,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
 
 def _operator(node: fx.Node | None) -> Any:
     """What a node calls, behind views; None for arguments and outputs of the graph."""
-    while node is not None and (is_getitem(node) or node.target in _VIEWS):
+    while node is not None and (is_getitem(node) or node.target in _UNIT_VIEWS):
         node = node.all_input_nodes[0]
     return node.target if node is not None and node.op == "call_function" else None
 
@@ -250,7 +250,7 @@ def _operator(node: fx.Node | None) -> Any:
 def _users(node: fx.Node) -> Iterator[Any]:
     """What calls take what a node makes, behind views; None for outputs of the graph."""
     for user in node.users:
-        if is_getitem(user) or user.target in _VIEWS:
+        if is_getitem(user) or user.target in _UNIT_VIEWS:
             yield from _users(user)
         else:
             yield _operator(user)

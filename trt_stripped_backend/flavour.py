@@ -1,4 +1,4 @@
-"""Finds TensorRT: ``tensorrt`` or ``tensorrt_rtx``, its version and what it can do.
+"""Finds TensorRT: ``tensorrt`` or ``tensorrt_rtx``, its version, what it can do, and which refit mode suits it.
 
 This is the only module that compares versions. Everything else uses :data:`trt`, a stand-in that imports the chosen
 library at its first attribute access, so that nothing before the build needs TensorRT.

@@ -47,6 +47,7 @@ _NO_MATTER = frozenset({
 })  # fmt: skip
 _LISTS = (tuple, list, torch.Size, fx.immutable_collections.immutable_list)
 _PLAIN = (torch.Tensor, nn.Parameter)
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format, torch.device)
 
 
@@ -95,9 +96,6 @@ def keep(name: str, compilation: Compilation, planned: Planned, lowered: Lowered
     compilation.cache.put_blob(KIND, name, data)
 
 
-_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
-
-
 def find(name: str, compilation: Compilation) -> tuple[Compilation, Planned, Json] | None:
     """What an earlier start kept of a graph: with its engines, and as JSON. None if it must be traced."""
     assert compilation.cache is not None
@@ -136,8 +134,10 @@ def _graph(gm: fx.GraphModule) -> Json:
 
 def _target(node: fx.Node) -> str:
     target: Any = node.target
-    if node.op in ("placeholder", "output", "call_method"):
-        return str(target) if node.op == "call_method" else ""
+    if node.op in ("placeholder", "output"):
+        return ""
+    if node.op == "call_method":
+        return str(target)
     if node.op != "call_function" or isinstance(target, torch._ops.HigherOrderOperator):
         raise Unsupported(f"{node.name} is a {node.op} of {target}")
     if isinstance(target, torch._ops.OpOverload):
@@ -181,7 +181,7 @@ def _argument(value: Any, number: Mapping[fx.Node, int]) -> Json:
 
 def _inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> Json:
     names, held = described(gm, inputs)
-    first: dict[int, int] = {}  # who shares memory with whom, which matters where one is written
+    first: dict[int, tuple[int, int]] = {}  # who shares which memory with whom, which matters where it is written
     listed = []
     for index, (node, given) in enumerate(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True)):
         if not _is_plain(given):
@@ -189,11 +189,12 @@ def _inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> Json:
         traced = node.meta.get("example_value")
         if isinstance(traced, torch.Tensor) and not all(type(size) is int for size in traced.shape):
             raise Unsupported(f"{node.name} has dynamic sizes")
-        memory = first.setdefault(given.untyped_storage()._cdata, index)
+        start = given.storage_offset() * given.itemsize
+        holder, its_start = first.setdefault(given.untyped_storage()._cdata, (index, start))
         listed.append([
             names[index], held[index], type(given).__name__, dtype_name(given.dtype), list(given.shape),
-            list(given.stride()), str(given.device), given.requires_grad, given.is_inference(), memory,
-            given.storage_offset() if memory != index else 0,
+            list(given.stride()), str(given.device), given.requires_grad, given.is_inference(),
+            holder, start - its_start,
             str((node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type")),
         ])  # fmt: skip
     return listed

@@ -145,12 +145,12 @@ def test_engines_are_found_by_key_or_embedded(
     plain, whole = (saved(perturb(TwoEngines()), X, embed_engines=embed) for embed in (False, True))
     keys = {record.key for record in ts.open_cache().entries()}
     world.calls.clear()
-    held = backend.Saved.deserialize_compile_artifacts(plain)
+    in_use = [backend.Saved.deserialize_compile_artifacts(plain)]
     monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(tmp_path / "elsewhere"))
     backend.Saved.deserialize_compile_artifacts(whole)
-    backend.Saved.deserialize_compile_artifacts(plain)  # its engines are in use
+    backend.Saved.deserialize_compile_artifacts(plain)
+    in_use.clear()
     backend.reset()
-    del held
     with pytest.raises(MissingEngine) as raised:
         backend.Saved.deserialize_compile_artifacts(plain)
     message = str(raised.value)
