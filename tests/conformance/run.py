@@ -156,8 +156,9 @@ def run_shards(arguments: Sequence[str], jobs: int) -> None:
 
 
 def _start(command: Sequence[str], index: int, jobs: int) -> subprocess.Popen[bytes]:
-    gpus = torch.cuda.device_count()
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus > 1 else None
+    given = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    gpus = given or [str(gpu) for gpu in range(torch.cuda.device_count())]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else None
     return subprocess.Popen([*command, "--jobs", "1", "--shard", f"{index}/{jobs}"], env=environment)
 
 
