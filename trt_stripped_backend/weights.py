@@ -126,10 +126,11 @@ def split(lowered: Lowered, *, mode: str = "bound", rtx: bool = True) -> Split:
     relaid = {cut for cut in cuts if mode == "bound" and rtx and to_be_laid_out(cut)}
     derived = tuple(_derive(gm, group, order, positions, relaid) for group in _components(cuts, constant))
     weights = {p.name for p in sources} | {name for piece in derived for name in piece.names}
-    # Without elements there is nothing to set, and TensorRT knows no such weight: an input like others.
+    # TensorRT knows no weight without elements, nor one that no element of a result needs: inputs like others.
+    needed = _needed(main.graph)
     names = {
         p.name for p in main.graph.find_nodes(op="placeholder")
-        if p.name in weights and p.meta["val"].numel() and (p.meta["val"].is_floating_point() or mode != "general")
+        if p.name in weights and p in needed and (p.meta["val"].is_floating_point() or mode != "general")
     }  # fmt: skip
     named = frozenset(map(_derived_name, relaid))
     return Split(main, len(placeholders), derived, frozenset(names), lowered.sources, named)
@@ -139,6 +140,19 @@ def _symbolic(node: fx.Node) -> bool:
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else (value,)
     return any(isinstance(v, torch.Tensor) and has_free_symbols(v.shape) for v in values)
+
+
+def _needed(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes with an element that a result, or a write, may depend on."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        value = node.meta.get("val")
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        empty = all(isinstance(v, torch.Tensor) and 0 in [s for s in v.shape if isinstance(s, int)] for v in values)
+        writes = node.op != "placeholder" and not is_pure(node)  # so does the output, in this sense
+        if writes or (not empty and not needed.isdisjoint(node.users)):
+            needed.add(node)
+    return needed
 
 
 def _bases(node: fx.Node) -> list[fx.Node]:

@@ -84,6 +84,7 @@ def small(*shape: int) -> T:
     return T(shape, kind="tenths:-5:6")
 
 
+LINE, MATRIX = small(2, 16, 50), small(10, 48)
 # Kernels in the memory layout of TensorRT's own, and convolutions of single pixels, which are products where float16 is
 # summed in float32.
 _KERNELS = [
@@ -132,6 +133,27 @@ _KERNELS = [
         (1,),
     ),
     Case("1d_pixels", lambda x, w: F.conv1d(x, w, stride=2), (small(2, 64, 99), small(32, 64, 1)), (1,)),
+    Case("1d_twice", lambda x, w, v: F.conv1d(F.conv1d(x, w), v), (LINE, small(8, 16, 3), small(5, 8, 3)), (1, 2)),
+    Case("1d_before_linear", lambda x, w, v: F.linear(F.conv1d(x, w), v), (LINE, small(8, 16, 3), MATRIX), (1, 2)),
+    Case(
+        "1d_before_linear_with_biases",
+        lambda x, w, v, b, c: F.linear(F.conv1d(x, w, b, dilation=2), v, c),
+        (small(1, 1, 50), small(8, 1, 2), MATRIX, small(8), small(10)),
+        (1, 2, 3, 4),
+    ),
+    Case("1d_before_matmul", lambda x, w, v: F.conv1d(x, w) @ v.t(), (LINE, small(8, 16, 3), MATRIX), (1, 2)),
+    Case(
+        "1d_flattened",
+        lambda x, w, v: F.linear(F.conv1d(x, w).flatten(1), v),
+        (small(2, 4, 14), small(4, 4, 3), MATRIX),
+        (1, 2),
+    ),
+    Case(
+        "1d_turned",
+        lambda x, w, v: F.linear(F.gelu(F.conv1d(x, w)).transpose(1, 2), v.t()),
+        (LINE, small(10, 16, 3), MATRIX),
+        (1, 2),
+    ),
 ]  # fmt: skip
 CASES += _KERNELS
 CASES += [c.with_dtype(torch.bfloat16) for c in _KERNELS]

@@ -257,6 +257,25 @@ def test_engines_that_copy_take_other_than_floats_as_inputs(mode: str, expected:
     torch.testing.assert_close(staged.compiled(x), eager(model, x))
 
 
+@pytest.mark.parametrize("mode", ["bound", "general"])
+def test_what_no_element_needs_is_no_weight(mode: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.v = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            nothing = x * self.w
+            return nothing + 1, torch.cat([nothing, y * self.v])
+
+    model, x, y = Model(), torch.randn(0, 3), torch.randn(2, 3)
+    staged = stage(model, x, y, refit_mode=mode)
+    arguments = placeholders(staged.split.module)
+    weights = {name for i, name in staged.lowered.names.items() if arguments[i] in staged.split.weights}
+    assert weights == {"v"}
+    follows(staged, model, x, y)
+
+
 def test_whole_models_follow_their_weights() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -58,6 +58,15 @@ _MAY_FOLLOW = frozenset({
 })  # fmt: skip
 
 
+#: What may not follow a convolution of a line whose operands are cast: they get other numbers, seen on RTX 1.6.1, or
+#: hand them on.
+_NOT_AFTER_LINES = frozenset({
+    aten.convolution.default, aten.linear.default, aten.mm.default, aten.addmm.default, aten.bmm.default,
+    aten.baddbmm.default, aten.addbmm.default, aten.mv.default, aten.addmv.default, aten.matmul.default,
+    aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints,
+})  # fmt: skip
+
+
 def _sums_in_half(net: Net, input: ITensor, groups: int, spatial: int) -> bool:
     """Whether TensorRT would sum in float16 what PyTorch sums in float32, and does not if the operands are float32.
 
@@ -65,14 +74,16 @@ def _sums_in_half(net: Net, input: ITensor, groups: int, spatial: int) -> bool:
     the casts cost little, as they become part of the kernel. Not so with groups, except in three dimensions, where 81
     terms were off by four last places. With arithmetic in float32 before it or after it (SiLU, GELU, a product) RTX
     makes wrong images or NaN of some, of a single pixel too, as in squeeze and excitation; convolutions of a line, as
-    Whisper's before GELU, are right. Refittable engines must do with float16: without a GPU RTX does not build the cast
-    of a kernel whose values come later.
+    Whisper's before GELU, are right, but for those straight before a product or another convolution. Refittable engines
+    must do with float16: without a GPU RTX does not build the cast of a kernel whose values come later.
     """
     if net.dtype(input) != torch.float16 or net.half_sums or not (net.bound or net.values):
         return False
     if groups > 1 and spatial < 3:
         return False
-    return spatial == 1 or (net.argument in _MAY_PRECEDE and net.users <= _MAY_FOLLOW)
+    if spatial == 1:
+        return net.argument != aten.convolution.default and net.users.isdisjoint(_NOT_AFTER_LINES)
+    return net.argument in _MAY_PRECEDE and net.users <= _MAY_FOLLOW
 
 
 @convolution.unless
@@ -208,7 +219,7 @@ def _finish(
         layer.num_groups = groups
         layer.stride_nd, layer.dilation_nd = tuple(stride), tuple(dilation)
         layer.pre_padding, layer.post_padding = tuple(before), tuple(after)
-    return net.take(layer)
+    return net.turns.forget(net.take(layer))
 
 
 def _per_dim(values: Sequence[int], spatial: int) -> list[int]:

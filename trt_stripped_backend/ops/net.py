@@ -194,10 +194,17 @@ class Net(Reductions):
         return self.binary(trt.ElementWiseOperation.LESS, a, b)
 
     def logical_and(self, a: Value, b: Value) -> ITensor:
-        return self.binary(trt.ElementWiseOperation.AND, a, b, torch.bool)
+        return self._decided(False, a, b) or self.binary(trt.ElementWiseOperation.AND, a, b, torch.bool)
 
     def logical_or(self, a: Value, b: Value) -> ITensor:
-        return self.binary(trt.ElementWiseOperation.OR, a, b, torch.bool)
+        return self._decided(True, a, b) or self.binary(trt.ElementWiseOperation.OR, a, b, torch.bool)
+
+    def _decided(self, by: bool, a: Value, b: Value) -> ITensor | None:
+        """The result, if one of the operands is a literal that decides it: RTX 1.6 fails to build such a layer."""
+        left, right = (self.cast(v, torch.bool) for v in (a, b))
+        if not any(set(self.literal_bytes(v)) == {by} for v in (left, right)):
+            return None
+        return self.full(self._joint(*map(self.shape, self.broadcast(left, right))), by, torch.bool)
 
     def logical_not(self, a: Value) -> ITensor:
         return self.unary(trt.UnaryOperation.NOT, self.cast(a, torch.bool))
@@ -249,7 +256,7 @@ class Net(Reductions):
         )
         left, right = self.shape(a), self.shape(b)
         shape = [*self._joint(left[:-2], right[:-2]), left[-1 if transpose_a else -2], right[-2 if transpose_b else -1]]
-        return self.keep(self.take(layer), shape)
+        return self.keep(self.turns.forget(self.take(layer)), shape)
 
     def product(self, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = True) -> ITensor:
         """:meth:`matmul` summed in float32, as PyTorch sums it.

@@ -11,6 +11,7 @@ from ..errors import Unsupported
 from ..flavour import Flavour, messages, trt
 from ..sizes import Dim, Interval
 from ..types import flat_bytes
+from .turns import Turns
 
 ITensor = Any
 Scalar = bool | int | float
@@ -87,6 +88,7 @@ class Network:
         users: the operators that take what it makes, likewise; None stands for the graph's output.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept where the plan may lack them.
+        turns: which transpositions stand before each tensor.
     """
 
     def __init__(
@@ -115,7 +117,9 @@ class Network:
         self.literals: dict[str, torch.Tensor] = {}
         self._alive: list[torch.Tensor] = []  # weights are referenced, not copied, until the build ends
         self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], ITensor] = {}
+        self._raw: dict[str, bytes] = {}  # of literals, by tensor name
         self._layers = 0
+        self.turns = Turns()
 
     def constant(self, value: torch.Tensor | Scalar | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
         """A literal: part of the engine and of the key. A Python scalar gives a 0-d tensor."""
@@ -129,8 +133,12 @@ class Network:
                 name = f"literal{len(self._constants)}"
                 self._name_weights(layer, name)
                 self.literals[name] = tensor
-            self._constants[known] = made
+            self._constants[known], self._raw[made.name] = made, raw
         return self._constants[known]
+
+    def literal_bytes(self, x: ITensor) -> bytes:
+        """The elements of a literal; nothing of any other tensor."""
+        return self._raw.get(x.name, b"")
 
     def _weights(self, tensor: torch.Tensor, dtype: torch.dtype) -> Any:
         self._alive.append(tensor)
@@ -150,7 +158,9 @@ class Network:
         if layer is None:
             raise Unsupported(f"TensorRT refused a layer of {self.node}: {messages.text()}")
         self._layers += 1
-        return self._take(layer, f"{self.node}.{self._layers}", index)
+        made = self._take(layer, f"{self.node}.{self._layers}", index)
+        self.turns.follow(map(layer.get_input, range(layer.num_inputs)), made)
+        return made
 
     @staticmethod
     def _take(layer: Any, name: str, index: int = 0) -> ITensor:

@@ -6,6 +6,7 @@ not PyTorch's: the first is a maximum of gathered elements, and for windows that
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -298,8 +299,8 @@ def _adapted(size: int, out: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _maximum_of(net: Net, x: ITensor, dim: int, indices: torch.Tensor) -> ITensor:
     """``out[i] = max over k of x[indices[i, k]]`` along ``dim``."""
-    picked = net.gather(x, net.constant(indices.to(torch.int32)), dim)
-    return net.reduce(trt.ReduceOperation.MAX, picked, [dim + 1])
+    taps = [net.gather(x, net.constant(tap.to(torch.int32).contiguous()), dim) for tap in indices.unbind(1)]
+    return functools.reduce(net.maximum, taps)
 
 
 def _each(values: Sequence[int], rank: int) -> list[int]:

@@ -39,6 +39,18 @@ class Reductions(Shapes):
             order = [*(d for d in range(len(shape)) if d != first), first]
             made = self.reduce(kind, self.permute(x, order), [-1], keepdim)
             return self.permute(made, [order.index(d) for d in range(len(shape))]) if keepdim else made
+        rows = next((d for d in range(len(shape)) if d not in axes), None)
+        more = self.turns.before(x, shape, axes)
+        if more and rows is not None:
+            # With more rows, that repeat the last, it is no reduction of that shape.
+            longer = [s + more if d == rows else s for d, s in enumerate(shape)]
+            x = self.slice(x, [0] * len(shape), longer, [1] * len(shape), trt.SampleMode.CLAMP)
+            made = self.narrow(self._reduced(kind, x, axes, True), rows, 0, shape[rows])
+            return made if keepdim else self.reshape(made, [s for d, s in enumerate(shape) if d not in axes])
+        return self._reduced(kind, x, axes, keepdim)
+
+    def _reduced(self, kind: Any, x: ITensor, axes: set[int], keepdim: bool) -> ITensor:
+        shape = self.shape(x)
         made = self.take(self.network.add_reduce(x, kind, sum(1 << a for a in axes), keepdim))
         return self.keep(made, [1 if d in axes else s for d, s in enumerate(shape) if keepdim or d not in axes])
 

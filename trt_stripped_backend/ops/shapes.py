@@ -123,10 +123,16 @@ class Shapes(Network):
         large = [d for d in dims if isinstance(sizes[d], Dim) or sizes[d] != 1]
         if large == sorted(large):  # nothing moves, and RTX fails to build some graphs with such a transposition
             return self.reshape(x, [sizes[d] for d in dims])
+        if len(large) < len(dims) and large[-1] != max(large):
+            # RTX 1.6.1 sorts x.transpose(-1, -2) of shape [1, 7, 6] wrongly, and rightly without the 1.
+            rest = sorted(large)
+            turned = self.permute(self.reshape(x, [sizes[d] for d in rest]), [rest.index(d) for d in large])
+            return self.reshape(turned, [sizes[d] for d in dims])
         layer = self.network.add_shuffle(x)
         layer.first_transpose = trt.Permutation(dims)
-        have = self.shape(x)
-        return self.keep(self.take(layer), [have[d] for d in dims])
+        made = self.take(layer)
+        self.turns.turn(x, dims, made)
+        return self.keep(made, [sizes[d] for d in dims])
 
     def transpose(self, x: ITensor, dim0: int, dim1: int) -> ITensor:
         dims = list(range(len(x.shape)))

@@ -1,0 +1,48 @@
+"""Which transpositions stand before each tensor of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+ITensor = Any
+
+
+class Turns:
+    """How tensors were turned on their way from an input, a constant or a product of matrices.
+
+    RTX 1.6.1 computes reductions of equal shape together, and takes a tensor for the one that it was turned from:
+    ``y.amax(0), y.amax(1)`` of a computed square matrix are both over one dimension, and ``y.t().amax(1), y.amax(1)``
+    too. So reductions of differently turned tensors are given differently written shapes.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, int] = {}  # by tensor name; 0, which is not kept: not turned
+        self._numbers: dict[Hashable, int] = {}
+        self._reduced: dict[Hashable, list[int]] = {}
+
+    def _number(self, turn: Hashable) -> int:
+        return self._numbers.setdefault(turn, len(self._numbers) + 1)
+
+    def follow(self, inputs: Iterable[ITensor | None], made: ITensor) -> None:
+        """A layer made this of its inputs."""
+        turns = {self._of.get(x.name, 0) for x in inputs if x is not None} - {0}
+        if turns:
+            self._of[made.name] = turns.pop() if len(turns) == 1 else self._number(frozenset(turns))
+
+    def turn(self, x: ITensor, dims: Sequence[int], made: ITensor) -> None:
+        """``made`` is ``x`` with its dimensions in this order."""
+        self._of[made.name] = self._number((self._of.get(x.name, 0), tuple(dims)))
+
+    def forget(self, made: ITensor) -> ITensor:
+        """This is a product: how its factors were turned is of no interest any more."""
+        self._of.pop(made.name, None)
+        return made
+
+    def before(self, x: ITensor, shape: Sequence[Any], axes: Iterable[int]) -> int:
+        """How many differently turned tensors of this shape were reduced over these dimensions before."""
+        seen = self._reduced.setdefault((tuple(shape), tuple(sorted(axes))), [])
+        turn = self._of.get(x.name, 0)
+        if turn not in seen:
+            seen.append(turn)
+        return seen.index(turn)
