@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from . import megacache, profile, refit, weights
+from .bisection import Attempt, bisected
 from .build import Timings, build
 from .cache import EngineCache, shared_cache
 from .errors import BuildFailed, Unsupported
@@ -92,6 +93,10 @@ class Had:
     why: str
 
 
+#: A cut, its pieces, and the engine that each needs or why it can have none; nothing of the last in VALUED modes.
+Attempted = tuple[Partitioned, list[Piece], list[Wanted | Unsupported]]
+
+
 @dataclass(frozen=True)
 class Planned:
     """What a lowered graph became."""
@@ -156,17 +161,16 @@ class Compilation:
         """
         split = weights.split(lowered, mode=self.mode, rtx=self.flavour.is_rtx)
         self.exact = exact_in_tf32(split.module.graph)
-        cut = partition(split, self.options, lookup, refit=self.mode != "immutable")
+        had: dict[str, Had] = {}
+        cut, pieces, wanted = bisected(lambda apart: self._attempt(split, apart, had), self.options.min_block_size)
         self.reject(*cut.rejections)
         self.report.graphs += 1
         self.report.derived_weights += derived_weights(split, lowered.names)
         if self.drawn:
             self.report.drawings.append(draw(split, cut, lowered.names))
         self.report.nodes += sum(p.nodes for p in cut.partitions) + len(cut.rejections)
-        forms = [canonical(part) for part in cut.partitions]
-        pieces = [Piece(part, form[1], form[0], None) for part, form in zip(cut.partitions, forms, strict=True)]
         if self.mode not in VALUED:
-            pieces = self._with_entries(pieces)
+            pieces = self._with_entries(pieces, wanted, had)
         elif self.look_only:
             for piece in pieces:
                 self.note(piece, None, None, "unknown", 0.0)
@@ -194,14 +198,29 @@ class Compilation:
         wanted = self._wanted(piece, values, ranges)
         return self._told(piece, wanted, self._had(wanted) if isinstance(wanted, Wanted) else None)
 
-    def _with_entries(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """The pieces with their engines; those that are alike share one, and several are built at once."""
+    def _attempt(self, split: weights.Split, apart: Collection[str], had: dict[str, Had]) -> Attempt[Attempted]:
+        """Cuts a graph, also before the nodes ``apart``, and adds the engines of its pieces to ``had``, by key: those
+        that are alike share one, and several are built at once."""
+        cut = partition(split, self.options, lookup, refit=self.mode != "immutable", apart=apart)
+        forms = [canonical(part) for part in cut.partitions]
+        pieces = [Piece(part, form[1], form[0], None) for part, form in zip(cut.partitions, forms, strict=True)]
+        if self.mode in VALUED:
+            return Attempt((cut, pieces, []), (), 0)
         wanted = [self._wanted(piece) for piece in pieces]
-        first: dict[str, Wanted] = {}
+        new: dict[str, Wanted] = {}
         for one in wanted:
-            if isinstance(one, Wanted):
-                first.setdefault(one.key.digest, one)
-        had = dict(zip(first, self._had_all(list(first.values())), strict=True))
+            if isinstance(one, Wanted) and one.key.digest not in had:
+                new.setdefault(one.key.digest, one)
+        had.update(zip(new, self._had_all(list(new.values())), strict=True))
+        whys = [had[one.key.digest].why if isinstance(one, Wanted) else "" for one in wanted]
+        told = list(zip(cut.partitions, whys, strict=True))
+        failed = () if ending.is_set() else tuple((part, why) for part, why in told if why)
+        return Attempt((cut, pieces, wanted), failed, sum(part.nodes for part, why in told if not why))
+
+    def _with_entries(
+        self, pieces: Sequence[Piece], wanted: Sequence[Wanted | Unsupported], had: dict[str, Had]
+    ) -> list[Piece]:
+        """The pieces with their engines."""
         made = []
         for piece, one in zip(pieces, wanted, strict=True):
             found = had[one.key.digest] if isinstance(one, Wanted) else None

@@ -130,7 +130,8 @@ def split(lowered: Lowered, *, mode: str = "bound", rtx: bool = True) -> Split:
     needed = _needed(main.graph)
     names = {
         p.name for p in main.graph.find_nodes(op="placeholder")
-        if p.name in weights and p in needed and (p.meta["val"].is_floating_point() or mode != "general")
+        if p.name in weights and (p in needed or not p.users) and p.meta["val"].numel()
+        and (p.meta["val"].is_floating_point() or mode != "general")
     }  # fmt: skip
     named = frozenset(map(_derived_name, relaid))
     return Split(main, len(placeholders), derived, frozenset(names), lowered.sources, named)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..cut import WEIGHTS
 from ..inplace import viewed
 from ..ops.registry import is_getitem
 from ..origin import origin
-from ..partition import WEIGHTS, Partitioned
+from ..partition import Partitioned
 from ..types import Json, Partition, dtype_name
 from ..weights import Derived, Split
 
