@@ -17,12 +17,13 @@ logging.getLogger("torch.__trace").addHandler = lambda hdlr: None  # type: ignor
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Emulated engines, a compiler that knows nothing, counters at zero."""
     torch._dynamo.reset()
     ts.clear_stats()
     with emulated() as one:
         yield one
+        monkeypatch.undo()  # first, or it would put the emulation back that a test replaced, for all tests to come
     torch._dynamo.reset()
 
 
