@@ -186,6 +186,10 @@ _LOGIC = [
     Case("logical_mixed", logical, (T((4, 6), INT64, "int:-1:2"), BOOLS)),
     Case("logical_nan", logical, (SPECIAL, T((8, 9), BOOL, "bool"))),
     Case("logical_0d", logical, (BOOLS, T((), BOOL, "bool"))),
+    # A literal decides some of them.
+    Case("logical_true", lambda a: logical(a, torch.ones((), dtype=BOOL, device=a.device)), (BOOLS,)),
+    Case("logical_false", lambda a: logical(torch.zeros(1, 1, 1, dtype=BOOL, device=a.device), a), (BOOLS,)),
+    Case("bitwise_literal", lambda a: (a | True, a & False, (a | True).float() + 1, False & a.t()), (BOOLS,)),
     Case("bitwise_bool", lambda a, b: (a & b, a | b, a ^ b), (BOOLS, T((6,), BOOL, "bool"))),
     *(
         Case(f"{fn.__name__}_int", fn, (INTS, NONZERO), rejected="bits of integers")

@@ -116,7 +116,19 @@ _RUNNING = [
     Case("cumsum_int", lambda x: (x.cumsum(0), x.cumsum(-1, dtype=INT32)), (INTS,), rejected="not refittable"),
     Case("cumsum_bool", lambda x: x.cumsum(1), (BOOLS,), rejected="not refittable"),
 ]
-CASES = _SUMS + _VARIANCES + _EXTREMES + _TRUTHS + _RUNNING
+#: One tensor in several orientations of one shape, which RTX 1.6 took for one another.
+_SQUARES = [
+    *both("square", lambda x: ((x + 1).amax(0), (x + 1).amax(1), (x + 1).t().amin(1), (x + 1).var(0)), T((5, 5))),
+    Case("square_int", lambda x: ((x + 1).argmax(0), (x + 1).argmax(1), (x + 1).t().amax(1)), (T((5, 5), INT32),)),
+    Case("square_any", lambda x: ((~x).any(0), (~x).any(1), (~x).t().all(1)), (T((5, 5), BOOL, "bool"),)),
+    Case(
+        "cube",
+        lambda x: tuple(y.amax(d) for y in (x + 1, (x + 1).permute(2, 0, 1), (x + 1).mT) for d in range(3)),
+        (T((4, 4, 4)),),
+    ),
+    Case("square_of_two", lambda x: ((x + 1).amax((0, 2)), (x + 1).mT.amax((0, 2), keepdim=True)), (T((3, 4, 4)),)),
+]
+CASES = _SUMS + _VARIANCES + _EXTREMES + _TRUTHS + _RUNNING + _SQUARES
 
 
 def _apart(p: float) -> Callable[..., torch.Tensor]:

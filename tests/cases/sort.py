@@ -60,6 +60,7 @@ CASES = [
     Case("stable", lambda x: x.sort(stable=True), (T((4, 9), kind="int:0:3"),)),
     Case("stable_descending", lambda x: x.sort(stable=True, descending=True), (T((4, 9), kind="int:0:3"),)),
     Case("stable_dim", lambda x: x.sort(stable=True, dim=1), (T((2, 9, 3), kind="int:0:3"),)),
+    Case("stable_dim_beside_one", lambda x: x.sort(stable=True, dim=2), (T((1, 1, 7, 6)),)),
     Case("stable_1d", lambda x: x.sort(stable=True), (T((90,), kind="int:0:9"),)),
     Case("stable_0d", lambda x: x.sort(stable=True), (t(),)),
     Case("stable_nan", lambda x: x.sort(stable=True), (T((4, 20), kind="nan"),)),

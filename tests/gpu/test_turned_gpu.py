@@ -154,6 +154,20 @@ def test_sums_of_a_softmax(shape: tuple[int, ...]) -> None:
     is_right(lambda x: (x.softmax(-1).sum(-2), x.softmax(-1).amax(-2), x.softmax(-2).sum(-1)), data(*shape))
 
 
+@pytest.mark.parametrize("size", [6, 40])
+def test_rows_and_columns_in_turn(size: int) -> None:
+    """Sinkhorn's: each step divides by the sums of the rows, then by those of the columns."""
+
+    def graph(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = x.exp()
+        for _ in range(4):
+            x = x / x.sum(0, keepdim=True)
+            x = x / x.amax(1, keepdim=True)
+        return x, x.argmax(0), x.argmax(1)
+
+    is_right(graph, data(size, size))
+
+
 @pytest.mark.parametrize("size", [6, 32, 100])
 def test_contrastive_loss(size: int) -> None:
     """CLIP's: logits of images against texts, softmax over each."""
