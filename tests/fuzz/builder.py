@@ -52,6 +52,8 @@ class Builder:
 
     def shape(self, low: int = 0, high: int = 5) -> tuple[int, ...]:
         sizes = self.draw(st.lists(st.sampled_from(SIZES), min_size=low, max_size=high))
+        if self.one_of(False, False, True):  # squares, in which one dimension may be taken for another
+            sizes = [s if s == 1 else max(sizes) for s in sizes]
         while torch.Size(sizes).numel() > MOST_ELEMENTS // 2:
             sizes[sizes.index(max(sizes))] = 2
         return tuple(sizes)
@@ -117,7 +119,7 @@ class Builder:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made = step.call(self.values)
-        except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError):
+        except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError, ZeroDivisionError):
             return
         if not made or any(t.numel() > MOST_ELEMENTS or t.ndim > 8 or t.dtype not in DTYPES for t in made):
             return

@@ -1,0 +1,41 @@
+"""The same once more, of the same tensor otherwise turned or over another dimension: what a compiler may fuse, and take
+for one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .builder import Builder
+from .graph import Ref, Step
+from .registry import of
+
+
+def _earlier(b: Builder) -> tuple[Ref, tuple[Any, ...], Step] | None:
+    """A step that reads a tensor with two dimensions first, and what it reads beside it."""
+    found = [s for s in b.steps if s.args and isinstance(s.args[0], Ref) and b.of(s.args[0]).ndim > 1][::-1]
+    if not found:
+        return None
+    step = found[b.whole(0, len(found) - 1)]
+    first, *rest = step.args
+    return first, tuple(rest), step
+
+
+@of("again")
+def turned(b: Builder) -> None:
+    earlier = _earlier(b)
+    if earlier is not None:
+        x, rest, step = earlier
+        b.add("Tensor.transpose", x, b.dim(x), b.dim(x))
+        b.add(step.fn, Ref(f"v{b.made - 1}"), *rest, **step.kwargs)
+
+
+@of("again")
+def along(b: Builder) -> None:
+    earlier = _earlier(b)
+    if earlier is not None:
+        x, rest, step = earlier
+        dims = b.dims(x) if rest and isinstance(rest[0], list) else b.dim(x)
+        if rest:
+            b.add(step.fn, x, dims, *rest[1:], **step.kwargs)
+        elif "dim" in step.kwargs:
+            b.add(step.fn, x, **{**step.kwargs, "dim": dims})
