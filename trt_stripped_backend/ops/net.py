@@ -194,17 +194,16 @@ class Net(Reductions):
         return self.binary(trt.ElementWiseOperation.LESS, a, b)
 
     def logical_and(self, a: Value, b: Value) -> ITensor:
-        return self._decided(False, a, b) or self.binary(trt.ElementWiseOperation.AND, a, b, torch.bool)
+        return self._combined(trt.ElementWiseOperation.AND, False, a, b)
 
     def logical_or(self, a: Value, b: Value) -> ITensor:
-        return self._decided(True, a, b) or self.binary(trt.ElementWiseOperation.OR, a, b, torch.bool)
+        return self._combined(trt.ElementWiseOperation.OR, True, a, b)
 
-    def _decided(self, by: bool, a: Value, b: Value) -> ITensor | None:
-        """The result, if one of the operands is a literal that decides it: RTX 1.6 fails to build such a layer."""
-        left, right = (self.cast(v, torch.bool) for v in (a, b))
-        if not any(set(self.literal_bytes(v)) == {by} for v in (left, right)):
-            return None
-        return self.full(self._joint(*map(self.shape, self.broadcast(left, right))), by, torch.bool)
+    def _combined(self, kind: Any, decides: bool, a: Value, b: Value) -> ITensor:
+        left, right = self.cast(a, torch.bool), self.cast(b, torch.bool)
+        if any(set(self.literal_bytes(v)) == {decides} for v in (left, right)):  # RTX 1.6 does not build such a layer
+            return self.full(self._joint(*map(self.shape, self.broadcast(left, right))), decides, torch.bool)
+        return self.binary(kind, left, right)
 
     def logical_not(self, a: Value) -> ITensor:
         return self.unary(trt.UnaryOperation.NOT, self.cast(a, torch.bool))
