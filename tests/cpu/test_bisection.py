@@ -100,6 +100,15 @@ def test_two_that_are_not_built_together_are_both_in_engines(builds: Any, cache:
     assert ts.stats()["fallbacks"] == 0
 
 
+def test_graphs_with_dynamic_sizes_are_cut_too(builds: Any) -> None:
+    builds(lambda ops: {"tanh", "sigmoid"} <= set(ops))
+    report = ts.prebuild(
+        perturb(Chain()), (X,), dynamic_shapes=({0: torch.export.Dim("n", min=1, max=9)},),
+        options={"min_block_size": 1},
+    )  # fmt: skip
+    assert not report.rejections and [p.status for p in report.partitions] == ["built"] * 3
+
+
 @torch.no_grad()
 def test_a_start_that_finds_the_trace_tries_none_of_it_again(builds: Any) -> None:
     tried = builds(lambda ops: {"tanh", "sigmoid"} <= set(ops))
