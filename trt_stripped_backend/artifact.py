@@ -33,13 +33,14 @@ from torch._guards import TracingContext
 
 from . import portable, refit
 from .cache.entry import decode, encode
-from .compilation import VALUED, Compilation, Piece, Planned
+from .compilation import VALUED, Compilation
 from .errors import BadEntry, MissingEngine, RefitFailed, TRTStrippedError, Unsupported
 from .flavour import load as load_flavour
 from .key import host
 from .lowering import Lowered
 from .options import PREFIX, Options
 from .partition import Partitioned
+from .pieces import Piece, Planned
 from .precision import settlement, tf32_allowed
 from .types import Entry, Json, Key, Partition, Ranges, Rejection
 from .view.drawing import DerivedWeight

@@ -16,7 +16,7 @@ from torch._dynamo.aot_compile_types import SerializableCallable
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from . import artifact, context, lowering, refit, traces
-from .compilation import VALUED, Compilation, Planned
+from .compilation import VALUED, Compilation
 from .enginecall import EngineCall
 from .errors import BuildFailed, OptionError, RefitFailed, TRTStrippedError, Unsupported
 from .flavour import load
@@ -24,6 +24,7 @@ from .live import LiveWeights
 from .ops.registry import is_getitem
 from .options import Options
 from .partition import Partitioned
+from .pieces import Planned
 from .report import Report, recent, stats, warn
 from .types import Rejection
 from .watch import gather

@@ -19,7 +19,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from .errors import BuildFailed, Unsupported
+from .errors import BuildFailed, NotBuilt, Unsupported
 from .flavour import Flavour, logger, messages, trt
 from .key import digest
 from .ops.library import all_ops
@@ -108,7 +108,8 @@ def build(
         said = f" (TensorRT: {messages.text()})" if messages.errors else ""
         raise BuildFailed(f"{partition.name}: {error}{said}") from error
     if serialized is None:
-        raise BuildFailed(f"{partition.name}: TensorRT built no engine: {messages.text()}")
+        passing = stop.is_set() or ending.is_set() or "memory" in messages.text().lower()
+        raise (BuildFailed if passing else NotBuilt)(f"{partition.name}: TensorRT built no engine: {messages.text()}")
     plan = bytes(memoryview(serialized))
     header: dict[str, Json] = {
         "flavour": [flavour.name, str(flavour.version)],

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from . import megacache, profile, refit, weights
+from . import megacache, profile, refit, unbuilt, weights
 from .bisection import Attempt, bisected
 from .build import Timings, build
 from .cache import EngineCache, shared_cache
@@ -28,11 +28,12 @@ from .lowering import Lowered
 from .ops.library import lookup
 from .ops.registry import is_getitem
 from .options import Options
-from .partition import Partitioned, partition
+from .partition import partition
+from .pieces import Attempted, Had, Piece, Planned, Wanted
 from .precision import Settlement, exact_in_tf32, half_sums_allowed, has_half, settlement, tf32_allowed
 from .progress import ending, shown_here
 from .report import EngineReport, Report, stats, warn
-from .types import Entry, Json, Key, Partition, Ranges, Rejection, Signature
+from .types import Entry, Json, Key, Partition, Ranges, Rejection
 from .view.drawing import derived_weights, draw, op_name
 
 log = logging.getLogger("trt_stripped_backend")
@@ -41,69 +42,6 @@ log = logging.getLogger("trt_stripped_backend")
 VALUED = ("identical", "immutable")
 #: What a hardware-compatible plan is for: every GPU since Ampere, whichever built it.
 AMPERE = "ampere+"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A partition on its way to an engine.
-
-    Attributes:
-        graph: its canonical form.
-        entry: the engine; None if the build failed, if only a look was asked for, or if the mode needs values first.
-        pending: it is not in the cache, and is to be built in the background.
-        limits: the ranges that the engine was built for, where another process chose them.
-    """
-
-    partition: Partition
-    signature: Signature
-    graph: Json
-    entry: Entry | None
-    pending: bool = False
-    limits: Ranges | None = None
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The engine that a piece needs.
-
-    Attributes:
-        mode: that it is built in. A piece without weights has nothing to refit, and is built as in ``bound``: RTX takes
-            longer for a refittable engine.
-        parts: of its key, without the ranges.
-        values: of the weights, in the modes that build them in.
-    """
-
-    piece: Piece
-    mode: str
-    parts: dict[str, Json]
-    key: Key
-    values: Mapping[str, torch.Tensor] | None
-    ranges: Ranges
-    tf32: bool
-    half_sums: bool
-
-
-@dataclass(frozen=True)
-class Had:
-    """What came of looking for an engine: the entry, its status in the report, seconds, and why there is none."""
-
-    entry: Entry | None
-    status: str
-    seconds: float
-    why: str
-
-
-#: A cut, its pieces, and the engine that each needs or why it can have none; nothing of the last in VALUED modes.
-Attempted = tuple[Partitioned, list[Piece], list[Wanted | Unsupported]]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a lowered graph became."""
-
-    split: weights.Split
-    cut: Partitioned
-    pieces: tuple[Piece, ...]
 
 
 @dataclass
@@ -344,7 +282,8 @@ class Compilation:
         with self.cache.building(key, lambda: stop.is_set() or ending.is_set()) as other:
             if other is not None:
                 return other, "hit"
-            entry = make()
+            with unbuilt.remembered(self.cache, key, piece.partition.name):
+                entry = make()
             self.cache.put(key, entry)
             return entry, "built"
 

@@ -15,9 +15,10 @@ from torch import nn
 
 from . import refit, run
 from .background import worker
-from .compilation import VALUED, Compilation, Piece
+from .compilation import VALUED, Compilation
 from .errors import BuildFailed, NotWarm, TRTStrippedError
 from .live import Bundle
+from .pieces import Piece
 from .profile import contains, places
 from .profile import sizes as told
 from .report import stats, warn

@@ -19,6 +19,10 @@ class BuildFailed(TRTStrippedError, RuntimeError):
     """TensorRT did not build an engine; the message carries TensorRT's own."""
 
 
+class NotBuilt(BuildFailed):
+    """TensorRT took a network and built no engine of it, which another time would end alike."""
+
+
 class RefitFailed(TRTStrippedError, RuntimeError):
     """An engine could not be given all its weights; it is Empty and must not run."""
 

@@ -25,10 +25,11 @@ from torch._guards import TracingContext
 from torch.fx.node import _get_qualified_name
 
 from . import artifact
-from .compilation import VALUED, Compilation, Planned
+from .compilation import VALUED, Compilation
 from .errors import TRTStrippedError, Unsupported
 from .key import host
 from .lowering import Lowered, described
+from .pieces import Planned
 from .report import stats
 from .types import Json, dtype_name
 

@@ -10,11 +10,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from .. import __version__
-from ..compilation import VALUED, Compilation, Planned
+from ..compilation import VALUED, Compilation
 from ..errors import OptionError, TRTStrippedError
 from ..flavour import Flavour, load
 from ..key import host
 from ..options import Options
+from ..pieces import Planned
 from ..report import recent, warn
 from ..types import Json
 from ..variant import check_arguments

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from .. import weights
 from ..backend import assembled, needs_grad
-from ..compilation import AMPERE, Compilation, Piece, Planned
+from ..compilation import AMPERE, Compilation
 from ..enginecall import EngineCall
 from ..errors import BadEntry, OptionError, RefitFailed, Unsupported
 from ..flavour import Flavour, load
@@ -23,6 +23,7 @@ from ..key import canonical, digest, host
 from ..lowering import Lowered
 from ..options import Options
 from ..partition import recut
+from ..pieces import Piece, Planned
 from ..precision import exact_in_tf32, settlement
 from ..report import recent, warn
 from ..types import Entry, Json, Partition
