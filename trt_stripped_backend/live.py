@@ -18,18 +18,17 @@ from typing import Any, NamedTuple
 import torch
 from packaging.version import Version
 
-from .errors import NotWarm, RefitFailed
-from .types import Slot, TensorSpec, dtype_name
+from .derived import UNRECORDED, Derivation, Made, checked, enqueued
+from .errors import NotWarm
+from .types import Slot, TensorSpec
 from .watch import Alias, Disguised, capturing, contents, current_handle, gather, same_layout, stamp, writes
-from .weights import Derived, Split
+from .weights import Split
 
 #: TensorRT wants device memory of inputs aligned so; PyTorch's allocator gives 512, a view into a flat buffer may not.
 ALIGNMENT = 256
 _MAX_SETS = 256  # small records: addresses, and derived weights that the model's other graphs share
 #: Before 2.13 Dynamo does not look at a parameter again after ``p.data = …``, so its layout may change at one address.
 _UNGUARDED = Version(torch.__version__).release < (2, 13)
-
-_UNRECORDED = "a weight's copy is out of date while a CUDA graph is recorded: call the model once before recording it"
 
 _pointer = torch.Tensor.data_ptr
 _shape_and_dtype = operator.attrgetter("shape", "dtype")
@@ -38,18 +37,6 @@ _all_live: weakref.WeakSet[LiveWeights] = weakref.WeakSet()
 #: How often :func:`refresh_all` was called: a part of all that tells one state of weights from another.
 _refreshes = 0
 _lock = threading.Lock()
-
-
-def checked(tensor: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device, name: str) -> None:
-    """Raises RefitFailed if a tensor cannot be the weight that was traced: its engine would read foreign memory."""
-    have = (tuple(tensor.shape), tensor.dtype, tensor.device)
-    if have != (tuple(shape), dtype, device):
-        raise RefitFailed(
-            f"weight {name} is {dtype_name(tensor.dtype)}{list(tensor.shape)} on {tensor.device}; its engine was built "
-            f"for {dtype_name(dtype)}{list(shape)} on {device}: compile (torch.compiler.reset()) or export again"
-        )
-    if tensor.numel() and not tensor.data_ptr():
-        raise RefitFailed(f"weight {name} has no memory (its storage was freed): restore it before the call")
 
 
 def fits(tensor: torch.Tensor, spec: TensorSpec) -> bool:
@@ -69,45 +56,6 @@ def laid_out(tensor: torch.Tensor, spec: TensorSpec, into: torch.Tensor | None =
     if into is None:
         into = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=tensor.device)
     return into.copy_(tensor)
-
-
-class _Made:
-    """The outputs of one derived piece; shared by all graphs of a model while any of them holds it.
-
-    When a source is written, the new values come into the same memory: what holds its address, a recorded CUDA graph
-    too, reads the new ones. Whoever may write to a source must have waited for what reads it, so nobody reads the old.
-    """
-
-    __slots__ = ("__weakref__", "key", "ready", "tensors")
-
-    def __init__(self, key: tuple[Any, ...], tensors: Sequence[torch.Tensor]) -> None:
-        self.key, self.tensors = key, tuple(tensors)
-        self.ready: torch.cuda.Event | None = None
-
-    def update(self, key: tuple[Any, ...], tensors: Sequence[torch.Tensor]) -> None:
-        torch._foreach_copy_(self.tensors, tuple(tensors))
-        with _lock:
-            if _made.get(self.key) is self:
-                del _made[self.key]
-            self.key = key
-
-    def share(self, device: torch.device) -> None:
-        """Lets other graphs of the model have it, now that what computes it is enqueued."""
-        self.ready = _event(device)
-        with _lock:
-            _made[self.key] = self
-
-
-def _event(device: torch.device) -> torch.cuda.Event | None:
-    """What the current stream has enqueued until now; None without a GPU, and while a CUDA graph is recorded."""
-    if not torch.cuda.is_initialized() or capturing(device):  # type: ignore[no-untyped-call]
-        return None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-_made: weakref.WeakValueDictionary[tuple[Any, ...], _Made] = weakref.WeakValueDictionary()
 
 
 class WeightSet(NamedTuple):
@@ -132,7 +80,7 @@ class WeightSet(NamedTuple):
     kept: list[list[torch.Tensor | None]]
     values: tuple[torch.Tensor, ...]
     token: object
-    pieces: list[tuple[tuple[Any, ...], _Made]]
+    pieces: list[tuple[tuple[Any, ...], Made]]
     watched: Callable[[Sequence[Any]], tuple[Any, ...]] | None
     state: tuple[Any, ...]
     aliases: list[Alias]
@@ -183,6 +131,7 @@ class LiveWeights:
         self._used = tuple(dict.fromkeys([*direct, *derive]))
         self._index = {argument: k for k, argument in enumerate(self._used)}
         self._gather = gather(self._used)
+        self._derivations = [Derivation(piece, self._index, device) for piece in split.derived]
         known = {self._index[i]: written for i, written in (suspects or {}).items() if i in self._index}
         self._disguised = Disguised(known)
         self._watch = tuple(self._index[i] for i in (self._used if copies else dict.fromkeys(derive)))
@@ -232,7 +181,8 @@ class LiveWeights:
         if self._unguarded:
             where = (pointers, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
         with self._lock:
-            self._disguised.look(sources)
+            stamps = [stamp(source) for source in sources] if self._disguised.suspects or self._derivations else []
+            self._disguised.look(stamps)
             known = self._sets.get(where)
             if known is None:
                 self.sweep()
@@ -240,7 +190,7 @@ class LiveWeights:
             if known is None or known.refreshes != _refreshes or not known.as_before(sources):
                 # What is ours may be read and written in any mode later, which an inference tensor may not.
                 with torch.inference_mode(False), torch.no_grad():
-                    found = self._renewed(known, sources)
+                    found = self._renewed(known, sources, stamps)
             assert found is not None
             self._sets.pop(where, None)
             while len(self._sets) >= _MAX_SETS:
@@ -280,12 +230,11 @@ class LiveWeights:
                     if self._last is not None and self._last[2] is found:
                         self._last = None
 
-    def _renewed(self, before: WeightSet | None, sources: Sequence[torch.Tensor]) -> WeightSet:
+    def _renewed(
+        self, before: WeightSet | None, sources: Sequence[torch.Tensor], known: Sequence[tuple[Any, ...]]
+    ) -> WeightSet:
         watch, refreshes = dict.fromkeys(self._watch), _refreshes  # once, since it may grow meanwhile
-        pieces = [
-            self._piece(piece, before.pieces[k] if before is not None else None, sources, refreshes)
-            for k, piece in enumerate(self.split.derived)
-        ]
+        pieces = self._derive(before, sources, known, refreshes)
         values: dict[str, torch.Tensor] = {}
         depends: dict[str, tuple[Any, ...]] = {}
         earlier: dict[str, torch.Tensor] = {}
@@ -326,7 +275,7 @@ class LiveWeights:
             kept.append(own)
         watched = gather(tuple(watch)) if len(watch) < len(sources) else tuple
         ours = bool(self._derived) or any(t is not None for own in kept for t in own)
-        ready = _event(self.device) if ours else None
+        ready = enqueued(self.device) if ours else None
         if ready is None and before is not None:  # recorded: nothing was computed
             ready = before.ready
         return WeightSet(
@@ -335,47 +284,33 @@ class LiveWeights:
             refreshes, ready, set(),
         )  # fmt: skip
 
+    def _derive(
+        self, before: WeightSet | None, sources: Sequence[torch.Tensor], known: Sequence[tuple[Any, ...]],
+        refreshes: int,
+    ) -> list[tuple[tuple[Any, ...], Made]]:  # fmt: skip
+        """The derived weights by piece with what they depend on, those computed for which that changed."""
+        recording = bool(self._derivations) and capturing(self.device)
+        pieces, fresh = [], []
+        for k, derivation in enumerate(self._derivations):
+            had = before.pieces[k] if before is not None else None
+            on = (refreshes, *(x for one in derivation.pick(known) for x in one))
+            if had is None or had[0] != on:
+                inputs = derivation.pick(sources)
+                if had is None:  # else they were looked at: weights are known by their addresses and layouts
+                    derivation.check(inputs, self.name)
+                made, share = derivation.computed(on, had[1] if had is not None else None, inputs, recording)
+                fresh += [made] if share else []
+                had = on, made
+            pieces.append(had)
+        ready = enqueued(self.device) if fresh else None
+        for made in fresh:
+            made.share(ready)
+        return pieces
+
     def _laid_out(self, tensor: torch.Tensor, spec: TensorSpec, into: torch.Tensor | None) -> torch.Tensor:
         if not fits(tensor, spec) and capturing(self.device):
-            raise NotWarm(_UNRECORDED)
+            raise NotWarm(UNRECORDED)
         return laid_out(tensor, spec, into)
-
-    def _piece(
-        self, piece: Derived, before: tuple[tuple[Any, ...], _Made] | None, sources: Sequence[torch.Tensor],
-        refreshes: int,
-    ) -> tuple[tuple[Any, ...], _Made]:  # fmt: skip
-        """The derived weights of a piece, computed if they are not known for its sources as they are."""
-        inputs = [sources[self._index[i]] for i in piece.sources]
-        for position, tensor, node in zip(
-            piece.sources, inputs, piece.module.graph.find_nodes(op="placeholder"), strict=True
-        ):
-            traced = node.meta["val"]
-            checked(tensor, traced.shape, traced.dtype, self.device, self.name(position))
-        on = (refreshes, *(x for t in inputs for x in stamp(t)))
-        if before is not None and before[0] == on:
-            return before
-        # Literals are attributes and not in the text, so such a piece is nobody else's.
-        literal = any(n.op == "get_attr" for n in piece.module.graph.nodes)
-        shared = (piece.module.code, id(piece) if literal else None, self.device, *on)
-        made, mine = _made.get(shared), before[1] if before is not None else None
-        if made is not None and (mine is None or made is mine):
-            if made.ready is not None and not capturing(self.device):
-                torch.cuda.current_stream(self.device).wait_event(made.ready)
-            return on, made
-        if capturing(self.device):
-            raise NotWarm(_UNRECORDED)
-        if made is not None and made.ready is not None:
-            torch.cuda.current_stream(self.device).wait_event(made.ready)
-        # What this graph reads stays where it is, also if another graph of the model was faster.
-        tensors = made.tensors if made is not None else piece.module(*inputs)
-        if mine is None:
-            mine = _Made(shared, tensors)
-        else:
-            mine.update(shared, tensors)
-        if made is None:
-            mine.share(self.device)
-        return on, mine
-
 
 def refresh_all() -> None:
     """Every compiled graph of the process, also one that is compiled later, reads its weights anew."""

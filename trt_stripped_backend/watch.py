@@ -116,14 +116,13 @@ class Disguised:
         self._before: list[tuple[Any, ...]] = []
         self._always = frozenset(suspects)
 
-    def look(self, sources: Sequence[torch.Tensor]) -> None:
-        """Looks at the sources of a call that differ from those of the call before."""
+    def look(self, now: Sequence[tuple[Any, ...]]) -> None:
+        """Looks at the sources of a call, by their stamps, that differ from those of the call before."""
         if not self.suspects:
             return
-        now = [stamp(tensor) for tensor in sources]
         moved = {k for k, (old, new) in enumerate(zip(self._before, now, strict=False)) if old != new}
         told = {k for k in moved if self.suspects.get(k) or (k in self.suspects and self._before[k][:2] != now[k][:2])}
-        self._before = now
+        self._before = list(now)
         if moved != told or not moved:
             self.calls, self._always = 0, frozenset(self.suspects)
             return
