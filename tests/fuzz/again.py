@@ -34,8 +34,9 @@ def along(b: Builder) -> None:
     earlier = _earlier(b)
     if earlier is not None:
         x, rest, step = earlier
-        dims = b.dims(x) if rest and isinstance(rest[0], list) else b.dim(x)
-        if rest:
-            b.add(step.fn, x, dims, *rest[1:], **step.kwargs)
+        if rest and isinstance(rest[0], list):
+            b.add(step.fn, x, b.dims(x), *rest[1:], **step.kwargs)
+        elif rest and type(rest[0]) is int:
+            b.add(step.fn, x, b.dim(x), *rest[1:], **step.kwargs)
         elif "dim" in step.kwargs:
-            b.add(step.fn, x, **{**step.kwargs, "dim": dims})
+            b.add(step.fn, x, *rest, **{**step.kwargs, "dim": b.dim(x)})
