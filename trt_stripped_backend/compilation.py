@@ -219,8 +219,12 @@ class Compilation:
         entry, status, why = None, "failed", ""
         try:
             entry, status = self._found(wanted)
-            if entry is None and not self.look_only:
-                entry, status = self._built(wanted, options or self.options, stop) if build else (None, "pending")
+            if entry is None and build and not self.look_only:
+                entry, status = self._built(wanted, options or self.options, stop)
+            elif entry is None:
+                if self.cache is not None:
+                    unbuilt.check(self.cache, wanted.key, wanted.piece.partition.name)
+                status = status if self.look_only else "pending"
         except BuildFailed as error:
             status, why = "failed", " ".join(str(error).split())
         return Had(entry, status, time.perf_counter() - start, why)

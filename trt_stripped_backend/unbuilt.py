@@ -18,34 +18,41 @@ KIND = "unbuilt"
 DAY = 86400.0
 
 
-@contextlib.contextmanager
-def remembered(cache: BlobStore, key: Key, part: str) -> Iterator[None]:
-    """Around a build: refuses it if it came to nothing within the last day, and remembers if it comes to nothing.
-
-    A key says nothing of the GPU that RTX builds beside, and without one RTX builds less, so the name does.
+def check(cache: BlobStore, key: Key, part: str) -> None:
+    """Says so if a build came to nothing within the last day.
 
     Args:
         cache: where it is remembered.
         key: of the engine.
-        part: the partition's name, for messages.
+        part: the partition's name, for the message.
 
     Raises:
-        BuildFailed: it came to nothing before.
+        BuildFailed: it came to nothing.
     """
-    name = f"{key.digest} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}"
-    data = cache.get_blob(KIND, name)
+    data = cache.get_blob(KIND, _name(key))
     told = {"time": 0.0} if data is None else json.loads(data)
     age = time.time() - told["time"]
     if 0 <= age < DAY:
         raise BuildFailed(
             f"{part}: {told['why']} ({_ago(age)} ago; asked again after a day, or once the cache is cleared)"
         )
+
+
+@contextlib.contextmanager
+def remembered(cache: BlobStore, key: Key, part: str) -> Iterator[None]:
+    """Around a build: :func:`check` before, and remembers if it comes to nothing."""
+    check(cache, key, part)
     try:
         yield
     except NotBuilt as error:
         why = str(error).removeprefix(f"{part}: ")
-        cache.put_blob(KIND, name, json.dumps({"time": time.time(), "why": why}).encode())
+        cache.put_blob(KIND, _name(key), json.dumps({"time": time.time(), "why": why}).encode())
         raise
+
+
+def _name(key: Key) -> str:
+    """A key says nothing of the GPU that RTX builds beside; without one RTX builds less."""
+    return f"{key.digest} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}"
 
 
 def _ago(seconds: float) -> str:

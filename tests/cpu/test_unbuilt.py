@@ -109,6 +109,16 @@ def test_another_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["another engine", "another GPU"]
 
 
+def test_a_look_tells_what_the_next_start_does(tries: Any) -> None:
+    tries(NotBuilt)
+    started([])
+    model = perturb(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Sigmoid()))
+    with torch.no_grad():
+        report = ts.explain(model, X, options={"min_block_size": 1})
+    assert [p.status for p in report.partitions] == ["hit", "failed", "hit"]
+    assert [r.target for r in report.rejections if "min ago; asked again" in r.reason] == ["engine_1"]
+
+
 def test_without_a_cache_it_asks_each_time(tries: Any) -> None:
     tried = tries(NotBuilt)
     assert started(tried, cache=False) == started(tried, cache=False) != []
