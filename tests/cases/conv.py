@@ -63,6 +63,7 @@ CASES = [
         output_padding=(2, 1),
     ),
     conv("transposed_2d_groups", F.conv_transpose2d, (1, 4, 5, 6), (4, 3, 3, 3), 6, stride=2, padding=1, groups=2),
+    conv("transposed_2d_groups_dilation", F.conv_transpose2d, (1, 4, 8, 8), (4, 3, 3, 3), 6, dilation=2, groups=2),
     conv("transposed_2d_dilation", F.conv_transpose2d, (1, 4, 8, 8), (4, 3, 3, 3), dilation=2, padding=1),
     conv("transposed_3d", F.conv_transpose3d, (1, 3, 4, 3, 5), (3, 2, 2, 2, 2), 2, stride=2),
     Case(

@@ -15,6 +15,8 @@ from .registry import op
 
 aten = torch.ops.aten
 
+#: The most groups that become layers of their own.
+_GROUPS = 16
 #: The largest patch of col2im, which needs a literal of its square.
 MAX_TAPS = 64
 
@@ -198,6 +200,16 @@ def _transposed(
 ) -> ITensor:  # fmt: skip
     if net.dtype(x) == torch.bfloat16:  # TensorRT has no bfloat16 kernel for it
         x, weight = net.wide(x), net.wide(weight)
+    if 1 < groups <= _GROUPS and max(dilation) > 1 and not net.bound:  # RTX 1.7 does not build a refittable one
+        images, kernels = net.shape(x)[1] // groups, net.shape(weight)[0] // groups
+        parts = [
+            _transposed(
+                net, net.narrow(x, 1, group * images, images), net.narrow(weight, 0, group * kernels, kernels), 1,
+                stride=stride, padding=padding, dilation=dilation, output_padding=output_padding,
+            )
+            for group in range(groups)
+        ]  # fmt: skip
+        return net.cat(parts, 1)
     _, maps, *kernel = net.shape(weight)
     layer = net.network.add_deconvolution_nd(x, maps * groups, tuple(kernel), trt.Weights())
     # Output padding crops less at the end. Where it asks for more than is cropped, nothing reaches the surplus: zeros.
