@@ -51,8 +51,8 @@ def remembered(cache: BlobStore, key: Key, part: str) -> Iterator[None]:
 
 
 def _name(key: Key) -> str:
-    """A key says nothing of the GPU that RTX builds beside; without one RTX builds less."""
-    return f"{key.digest} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}"
+    """A key of RTX names no GPU, since its plans are the same for all; but beside none it builds less."""
+    return f"{key.digest} {'beside a GPU' if torch.cuda.is_available() else 'without a GPU'}"
 
 
 def _ago(seconds: float) -> str:
