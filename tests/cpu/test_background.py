@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ import trt_stripped_backend as ts
 from tests.emulated import emulated
 from tests.graphs import TwoEngines, perturb
 from trt_stripped_backend import backend, background, compilation, context, enginecall, lowering, report, run
-from trt_stripped_backend.errors import BuildFailed, NotBuilt, OptionError
+from trt_stripped_backend.errors import BuildFailed, OptionError
 from trt_stripped_backend.flavour import load
 from trt_stripped_backend.live import Bundle
 from trt_stripped_backend.options import Options
@@ -174,25 +173,6 @@ def test_a_build_that_fails_is_a_rejection(bench: Bench) -> None:
     assert [r.reason for r in bench.report.rejections if r.kind == "build"] == ["TensorRT's own words"] * 2
     close(fast(X), model(X))
     assert ts.stats()["engines"] == 0
-
-
-@torch.no_grad()
-def test_the_next_start_cuts_what_was_not_built(bench: Bench) -> None:
-    bench.error = NotBuilt("TensorRT's own words")
-    bench.gate.set()
-    model = perturb(TwoEngines())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bench.compile(model)(X)
-        assert ts.wait(timeout=60)
-    assert bench.statuses == ["failed", "failed"]
-    torch._dynamo.reset()
-    bench.error, bench.attempts = None, 0
-    fast = bench.compile(model)
-    close(fast(X), model(X))
-    assert ts.wait(timeout=60)
-    assert bench.statuses == ["built"] * 4 and bench.attempts == 4
-    close(fast(X), model(X))
 
 
 @torch.no_grad()

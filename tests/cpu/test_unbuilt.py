@@ -118,6 +118,16 @@ def test_a_look_tells_what_the_next_start_does(tries: Any) -> None:
     assert [r.target for r in report.rejections if "min ago; asked again" in r.reason] == ["engine_1"]
 
 
+def test_a_worker_builds_the_halves_at_the_next_start(tries: Any) -> None:
+    tried = tries(NotBuilt)
+    for statuses in (["failed"], ["failed", "built"], ["built", "failed", "hit"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # in the worker too
+            started(tried, build="background")
+            assert ts.wait(timeout=60)
+        assert [p.status for p in ts.reports()[-1].partitions] == statuses
+
+
 def test_without_a_cache_it_asks_each_time(tries: Any) -> None:
     tried = tries(NotBuilt)
     assert started(tried, cache=False) == started(tried, cache=False) != []

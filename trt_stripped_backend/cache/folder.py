@@ -220,6 +220,7 @@ class Folder:
         empty, index = secure_database(self.path), self._index
         if empty or index is None:
             index = self._index = Index(self.path)
+            empty = not len(index)  # also where the database was deleted since it was looked at
         try:
             if empty:
                 self._reindex(index)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from trt_stripped_backend.cache import EngineCache
+from trt_stripped_backend.cache import EngineCache, folder
 from trt_stripped_backend.errors import CacheError
 
 from .support import SPAWN, drop_rights, entry, finish, key, open_at, running
@@ -58,6 +58,22 @@ def test_a_damaged_index_is_rebuilt_from_the_entries(make: Make, damage: Callabl
         assert one.put(C, entry(C))
     assert {record.key for record in cache.entries()} == {A.digest, B.digest, C.digest}
     assert stat.S_IMODE((cache.dirs[0] / "cache.db").lstat().st_mode) == 0o600
+
+
+def test_a_database_deleted_while_it_is_opened_is_rebuilt(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    make().put(A, entry(A))
+    look = folder.secure_database
+
+    def and_delete(path: Path) -> bool:
+        monkeypatch.setattr(folder, "secure_database", look)
+        found = look(path)
+        (path / "cache.db").unlink()
+        return found
+
+    cache = make()
+    monkeypatch.setattr(folder, "secure_database", and_delete)
+    assert cache.put(B, entry(B))
+    assert not cache.check() and {record.key for record in cache.entries()} == {A.digest, B.digest}
 
 
 def test_random_damage_of_the_index_loses_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
