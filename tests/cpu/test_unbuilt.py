@@ -13,10 +13,11 @@ from torch import nn
 import trt_stripped_backend as ts
 from tests import emulated as emulation
 from tests.emulated import World
-from tests.graphs import perturb
-from trt_stripped_backend import backend, compilation, unbuilt
+from tests.graphs import perturb, trace
+from trt_stripped_backend import backend, build, compilation, flavour, unbuilt
 from trt_stripped_backend.errors import BuildFailed, NotBuilt
-from trt_stripped_backend.key import make_key
+from trt_stripped_backend.key import canonical, make_key
+from trt_stripped_backend.options import Options
 from trt_stripped_backend.types import Entry, Partition
 
 X = torch.randn(4, 8)
@@ -81,6 +82,32 @@ def test_a_passing_failure_is_not_remembered(tries: Any) -> None:
     tried = tries(BuildFailed)
     first = started(tried)
     assert started(tried) == [one for one in first if "tanh" in one]
+
+
+@pytest.mark.parametrize(("said", "kind"), [("no such kernel", NotBuilt), ("OutOfMemory: 4 GiB", BuildFailed)])
+def test_want_of_memory_passes(said: str, kind: type[BuildFailed], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            self.real = flavour.trt.Builder(logger)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def build_serialized_network(self, network: Any, config: Any) -> None:
+            flavour.messages.errors.append(said)
+
+    class Trt:
+        def __getattr__(self, name: str) -> Any:
+            return Builder if name == "Builder" else getattr(flavour.trt, name)
+
+    monkeypatch.setattr(build, "trt", Trt())
+    (piece,) = trace(torch.tanh, 0, X).cut.partitions
+    with pytest.raises(BuildFailed, match=said) as raised:
+        build.build(
+            piece, canonical(piece)[1], make_key({}), flavour=flavour.load(), mode="bound", options=Options.of({}),
+            tf32=False,
+        )  # fmt: skip
+    assert raised.type is kind
 
 
 class Blobs:
