@@ -85,7 +85,7 @@ def middle(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(
-    row: str, columns: Sequence[str], repeat: int, budget: Budget, *, gpu: int | None = None, caches: Path | None = None
+    row: str, columns: Sequence[str], repeat: int, budget: Budget, *, gpu: str | None = None, caches: Path | None = None
 ) -> dict[str, Any]:
     """The columns of one row, on one GPU."""
     found: dict[str, Any] = {"row": row}
@@ -98,7 +98,7 @@ def measure(
             "TRITON_CACHE_DIR": f"{folder}/triton", "PEER_CACHE_DIR": f"{folder}/peer",
         }  # fmt: skip
         if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         (folder / "ours").mkdir(mode=0o700, parents=True, exist_ok=True)
         for column in columns:
             if ONCE.get(column, row) != row:
@@ -286,17 +286,17 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="a picture of the calls (needs matplotlib)")
     given = parser.parse_args()
     names, columns = _chosen(parser, given.rows, ROWS), _chosen(parser, given.columns, list(COLUMNS))
-    import torch
-
+    from tests import gpus
     from tests.benchmarks.bench_models import environment
 
     about, budget = environment(), Budget(given.minutes)
     kept = json.loads(given.out.read_text())["rows"] if given.out and given.out.exists() else []
     rows: dict[str, dict[str, Any]] = {row["row"]: row for row in kept}
-    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()
     lock = threading.Lock()
+    visible = gpus.names()
     for job in range(given.jobs):
-        free.put(job % torch.cuda.device_count())
+        free.put(visible[job % len(visible)])
 
     def one(name: str) -> None:
         gpu, began = free.get(), time.monotonic()

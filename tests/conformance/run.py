@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import trt_stripped_backend.backend as backend
+from tests import gpus
 from trt_stripped_backend.precision import PRODUCTS
 from trt_stripped_backend.types import Rejection
 
@@ -156,9 +157,8 @@ def run_shards(arguments: Sequence[str], jobs: int) -> None:
 
 
 def _start(command: Sequence[str], index: int, jobs: int) -> subprocess.Popen[bytes]:
-    given = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    gpus = given or [str(gpu) for gpu in range(torch.cuda.device_count())]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else None
+    visible = gpus.names()
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible[index % len(visible)]} if visible else None
     return subprocess.Popen([*command, "--jobs", "1", "--shard", f"{index}/{jobs}"], env=environment)
 
 

@@ -48,7 +48,7 @@ def test_a_report_is_made_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     monkeypatch.setattr(bench_speed, "fresh", fresh)
     monkeypatch.setattr("tests.benchmarks.bench_models.environment", lambda: {"gpu": "none"})
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     out = tmp_path / "speed.json"
     for rows, column in (("unet,vit_8", "start"), ("vit_8", "host")):
         command = ["bench_speed", "--rows", rows, "--columns", column, "--jobs", "2", "--out", str(out)]
@@ -59,7 +59,7 @@ def test_a_report_is_made_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert {"trace", "warm", "host"} < set(vit)
     assert "host" not in unet
     assert len({folder for row, folder, _ in seen if row == "vit_8"}) == 1
-    assert {gpu for _, _, gpu in seen[:10]} == {"0", "1"}
+    assert {gpu for _, _, gpu in seen[:10]} == {"2", "5"}
 
 
 def test_all_tasks_exist() -> None:

@@ -1,4 +1,4 @@
-"""Matrix products that are written out as elementwise products and sums."""
+"""Products: of matrices, written out as elementwise products and sums, and of what repeats along each other."""
 
 from __future__ import annotations
 
@@ -52,3 +52,28 @@ def test_layers_repeat_a_vector(
     torch.testing.assert_close(made.value, a.float() @ b.float().mT)
     assert network.multiplied
     assert all(one == other for one, other in network.multiplied)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 7), (1, 2, 7), (2, 1, 7), (2, 7, 1), (1, 1, 2, 7)], ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_repeat_a_view_for_another_of_one_tensor(shape: tuple[int, ...], turned: bool) -> None:
+    """RTX 1.6.1 takes one for the other: only a GPU tells."""
+    x = torch.randn(shape)
+    network = Watched({"x": x})
+    net = Net(network, flavour.load(), bound=True)
+    given = net.input("x", TensorSpec.of(x))
+    column, row = net.reshape(given, [-1, 7, 1]), net.reshape(given, [-1, 1, 7])
+    made = net.mul(row, column) if turned else net.mul(column, row)
+    torch.testing.assert_close(made.value, x.view(-1, 7, 1) * x.view(-1, 1, 7))
+    ((one, other),) = network.multiplied
+    whole = (x.numel() // 7, 7, 7)
+    assert whole in (one, other)
+
+
+def test_other_sizes_are_left_to_tensorrt() -> None:
+    """No layer repeats what cannot be one tensor: a state space model multiplies large ones so."""
+    given = {"x": torch.randn(2, 7, 1), "y": torch.randn(1, 1, 5)}
+    network = Watched(given)
+    net = Net(network, flavour.load(), bound=True)
+    net.mul(*(net.input(name, TensorSpec.of(value)) for name, value in given.items()))
+    assert network.multiplied == [((2, 7, 1), (1, 1, 5))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .builder import Builder
+from .builder import FLOATS, INTS, Builder
 from .graph import Ref, Step
 from .registry import of
 
@@ -40,3 +40,16 @@ def along(b: Builder) -> None:
             b.add(step.fn, x, b.dim(x), *rest[1:], **step.kwargs)
         elif "dim" in step.kwargs:
             b.add(step.fn, x, *rest, **{**step.kwargs, "dim": b.dim(x)})
+
+
+@of("again")
+def crossed(b: Builder) -> None:
+    """A tensor beside itself, each repeated along a dimension of the other, and what that comes to."""
+    x, began = b.pick((*FLOATS, *INTS), low=1, high=4), b.made
+    for _ in range(2):
+        b.add("Tensor.unsqueeze", x, b.whole(-b.of(x).ndim - 1, b.of(x).ndim))
+    if b.made == began + 2:
+        b.add(b.one_of("torch.sub", "torch.mul", "torch.maximum"), Ref(f"v{began}"), Ref(f"v{began + 1}"))
+    if b.made == began + 3:
+        last = Ref(f"v{began + 2}")
+        b.add(b.one_of("torch.amax", "torch.sum", "torch.argmin", "F.softmax"), last, dim=b.dim(last))

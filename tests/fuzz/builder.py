@@ -23,10 +23,10 @@ LAYOUTS = ("contiguous", "transposed", "strided", "offset", "expanded", "channel
 
 
 class Builder:
-    """Inputs and steps so far; the operators of :mod:`.table` draw from it and add to it."""
+    """Inputs and at most so many steps so far; the operators of :mod:`.registry` draw from it and add to it."""
 
-    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
-        self.draw = draw
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], most: int) -> None:
+        self.draw, self.most = draw, most
         self.inputs: list[Input] = []
         self.steps: list[Step] = []
         self.values: dict[str, torch.Tensor] = {}
@@ -113,7 +113,9 @@ class Builder:
     # ---------------------------------------------------------------- steps
 
     def add(self, fn: str, *args: Any, **kwargs: Any) -> None:
-        """Appends a call, unless PyTorch refuses it or it makes too much."""
+        """Appends a call, unless PyTorch refuses it, it makes too much, or there are steps enough."""
+        if len(self.steps) >= self.most:
+            return
         step = Step(fn, args, kwargs)
         try:
             with warnings.catch_warnings():

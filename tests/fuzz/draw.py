@@ -24,7 +24,8 @@ def graphs(draw: Any, order: int = 0, fewest: int = 3, most: int = 15) -> Graph:
     shuffled = random.Random(order)
     families = [shuffled.sample(OPERATORS[name], len(OPERATORS[name])) for name in OPERATORS]
     families = shuffled.sample(families, len(families))
-    builder, count = Builder(draw), draw(st.integers(fewest, most))
+    count = draw(st.integers(fewest, most))
+    builder = Builder(draw, count)
     for _ in range(3 * count):  # some are refused: a draw of impossible arguments
         draw(st.sampled_from(draw(st.sampled_from(families))))(builder)
         if len(builder.steps) >= count:

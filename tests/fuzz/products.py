@@ -88,7 +88,7 @@ def conv(b: Builder) -> None:
     sizes = (channels, out // groups, *kernel) if transposed else (out, channels // groups, *kernel)
     weight = b.input(sizes, dtype, weight=True)
     bias = b.input((out,), dtype, weight=True) if b.maybe() else None
-    stride, padding, dilation = b.whole(1, 2), b.whole(0, 1), b.whole(1, 2)
+    stride, padding, dilation = b.whole(1, 3), b.whole(0, 1), b.whole(1, 2)
     name = f"conv_transpose{n}d" if transposed else f"conv{n}d"
     extra = {"output_padding": b.whole(0, 1)} if transposed else {}
     b.add(f"F.{name}", x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **extra)
@@ -133,3 +133,12 @@ def group_norm(b: Builder) -> None:
     channels = b.of(x).shape[1]
     weights = [b.input((channels,), _dtype(b, x), weight=True) for _ in range(b.one_of(2, 0))]
     b.add("F.group_norm", x, b.one_of(1, max(channels, 1)), *weights)
+
+
+@of("windows")
+def fold(b: Builder) -> None:
+    x, began = _image(b, 2), b.made
+    sizes = {"kernel_size": (b.whole(1, 3), b.whole(1, 3)), "dilation": b.whole(1, 2), "padding": b.whole(0, 1)}
+    b.add("F.unfold", x, **sizes, stride=b.whole(1, 3))
+    if b.made > began:
+        b.add("F.fold", Ref(f"v{began}"), tuple(b.of(x).shape[2:]), **b.steps[-1].kwargs)

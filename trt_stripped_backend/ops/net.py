@@ -1,7 +1,7 @@
 """What converters are written in: inputs and slots, casts, promotion, broadcasting, arithmetic.
 
-Promotion and broadcasting live here and nowhere else. A converter takes ``ITensor`` values and Python scalars, and
-returns ``ITensor`` values; strongly typed networks mean that every cast is explicit.
+Promotion lives here and broadcasting in :mod:`.shapes`, and nowhere else. A converter takes ``ITensor`` values and
+Python scalars, and returns ``ITensor`` values; strongly typed networks mean that every cast is explicit.
 """
 
 from __future__ import annotations
@@ -145,23 +145,12 @@ class Net(Reductions):
 
     # ---------------------------------------------------------------- arithmetic
 
-    def broadcast(self, *values: ITensor) -> list[ITensor]:
-        """Equal ranks, by leading dimensions of size 1: the rest of broadcasting is TensorRT's own."""
-        rank = max(len(v.shape) for v in values)
-        return [
-            v if len(v.shape) == rank else self.reshape(v, [1] * (rank - len(v.shape)) + self.shape(v)) for v in values
-        ]
-
-    def _joint(self, *shapes: Sequence[AnySize]) -> list[AnySize]:
-        """The shape that shapes of equal rank broadcast to: of each dimension, what is not the number 1."""
-        return [next((s for s in sizes if isinstance(s, Dim) or s != 1), 1) for sizes in zip(*shapes, strict=True)]
-
     def binary(self, kind: Any, a: Value, b: Value, dtype: torch.dtype | None = None) -> ITensor:
         """An elementwise layer on operands cast to ``dtype`` (default: their promoted type) and broadcast."""
         dtype = dtype or self.result_type(a, b)
-        left, right = self.broadcast(self.cast(a, dtype), self.cast(b, dtype))
+        left, right = self.operands(self.cast(a, dtype), self.cast(b, dtype))
         made = self.take(self.network.add_elementwise(left, right, kind))
-        return self.keep(made, self._joint(self.shape(left), self.shape(right)))
+        return self.keep(made, self.joint(self.shape(left), self.shape(right)))
 
     def add(self, a: Value, b: Value) -> ITensor:
         return self.binary(trt.ElementWiseOperation.SUM, a, b)
@@ -202,7 +191,7 @@ class Net(Reductions):
     def _combined(self, kind: Any, decides: bool, a: Value, b: Value) -> ITensor:
         left, right = self.cast(a, torch.bool), self.cast(b, torch.bool)
         if any(set(self.literal_bytes(v)) == {decides} for v in (left, right)):  # RTX 1.6 does not build such a layer
-            return self.full(self._joint(*map(self.shape, self.broadcast(left, right))), decides, torch.bool)
+            return self.full(self.joint(*map(self.shape, self.broadcast(left, right))), decides, torch.bool)
         return self.binary(kind, left, right)
 
     def logical_not(self, a: Value) -> ITensor:
@@ -233,14 +222,14 @@ class Net(Reductions):
     def select(self, condition: ITensor, a: Value, b: Value, dtype: torch.dtype | None = None) -> ITensor:
         """``where(condition, a, b)`` with promotion and broadcasting."""
         dtype = dtype or self.result_type(a, b)
-        c, left, right = self.broadcast(self.cast(condition, torch.bool), self.cast(a, dtype), self.cast(b, dtype))
+        c, left, right = self.operands(self.cast(condition, torch.bool), self.cast(a, dtype), self.cast(b, dtype))
         if dtype == torch.bool:  # RTX does not build a select between constant bools
             return self.logical_or(self.logical_and(c, left), self.logical_and(self.logical_not(c), right))
         if c.name in self._reshaped and self.is_tensor(a) and self.is_tensor(b):
             # RTX (1.6, 1.7) drops a select between equal values, and crashes if that leaves a reshape without a use.
             c = self.logical_and(c, c)
         made = self.take(self.network.add_select(c, left, right))
-        return self.keep(made, self._joint(*map(self.shape, (c, left, right))))
+        return self.keep(made, self.joint(*map(self.shape, (c, left, right))))
 
     def matmul(self, a: ITensor, b: ITensor, *, transpose_a: bool = False, transpose_b: bool = False) -> ITensor:
         """Batched matrix product of tensors of rank ≥ 2; batch dimensions broadcast. As TensorRT sums it."""
@@ -254,7 +243,7 @@ class Net(Reductions):
             a, kind.TRANSPOSE if transpose_a else kind.NONE, b, kind.TRANSPOSE if transpose_b else kind.NONE
         )
         left, right = self.shape(a), self.shape(b)
-        shape = [*self._joint(left[:-2], right[:-2]), left[-1 if transpose_a else -2], right[-2 if transpose_b else -1]]
+        shape = [*self.joint(left[:-2], right[:-2]), left[-1 if transpose_a else -2], right[-2 if transpose_b else -1]]
         return self.keep(self.turns.forget(self.take(layer)), shape)
 
     def product(self, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = True) -> ITensor:
@@ -298,7 +287,7 @@ class Net(Reductions):
         vectors = [dim for dim, shape in ((-2, left), (-1, right)) if shape[-2] == 1]
         if not vectors:  # with a dimension more, RTX fails to build some graphs of vectors
             a, b = self.unsqueeze(a, -2), self.unsqueeze(b, -3)
-        joint = self._joint(self.shape(a), self.shape(b))
+        joint = self.joint(self.shape(a), self.shape(b))
         y = self.reduce(trt.ReduceOperation.SUM, self.mul(self.expand(a, joint), self.expand(b, joint)), [-1])
         return self.unsqueeze(y, vectors[0]) if vectors else y
 
@@ -310,7 +299,7 @@ class Net(Reductions):
         """Whether a product of half types is so small that it is written out, see :meth:`product`."""
         rank = max(len(a.shape), len(b.shape))
         left, right = ([1] * (rank - len(t.shape)) + self.shape(t) for t in (a, b))
-        sizes = [*self._joint(left[:-2], right[:-2]), *left[-2:], right[-2 if transpose_b else -1]]
+        sizes = [*self.joint(left[:-2], right[:-2]), *left[-2:], right[-2 if transpose_b else -1]]
         if self.half_sums or any(isinstance(size, Dim) for size in sizes) or rank > 7:  # one less than TensorRT's most
             return False
         return bool(math.prod(sizes) <= FEW_PRODUCTS)

@@ -161,6 +161,31 @@ class Shapes(Network):
         strides = [0 if one and not alike([s], [1]) else 1 for one, s in zip(single, sizes, strict=True)]
         return self.slice(x, [0] * len(sizes), sizes, strides)
 
+    def broadcast(self, *values: ITensor) -> list[ITensor]:
+        """Equal ranks, by leading dimensions of size 1: the rest of broadcasting is TensorRT's own."""
+        rank = max(len(v.shape) for v in values)
+        return [
+            v if len(v.shape) == rank else self.reshape(v, [1] * (rank - len(v.shape)) + self.shape(v)) for v in values
+        ]
+
+    def operands(self, *values: ITensor) -> list[ITensor]:
+        """:meth:`broadcast` for a layer that works element by element.
+
+        Of two that repeat along each other's dimensions, and have equal sizes otherwise, one is repeated by a layer:
+        they may be one tensor, and where a reduction follows, ``(x.view(2, 7, 1) - x.view(2, 1, 7)).abs().sum(-1)``,
+        RTX 1.6.1 takes one view for the other.
+        """
+        operands = self.broadcast(*values)
+        shapes = [self.shape(v) for v in operands]
+        for i, shape in enumerate(shapes):
+            if any(_crossed(shape, other) for other in shapes[i + 1 :]):
+                operands[i] = self.expand(operands[i], self.joint(*shapes))
+        return operands
+
+    def joint(self, *shapes: Sequence[AnySize]) -> list[AnySize]:
+        """The shape that shapes of equal rank broadcast to: of each dimension, what is not the number 1."""
+        return [next((s for s in sizes if isinstance(s, Dim) or s != 1), 1) for sizes in zip(*shapes, strict=True)]
+
     def slice(
         self,
         x: ITensor,
@@ -210,3 +235,12 @@ class Shapes(Network):
         shape = self.shape(x)
         shape[dim : dim + 1] = self.shape(indices)
         return self.keep(self.take(self.network.add_gather(x, indices, dim)), shape)
+
+
+def _crossed(one: Sequence[AnySize], other: Sequence[AnySize]) -> bool:
+    """Whether shapes of equal rank repeat along each other's dimensions, and are equal but for dimensions of 1."""
+    mine, theirs = ([None if not isinstance(s, Dim) and s == 1 else s for s in shape] for shape in (one, other))
+    repeats = {(a is None, b is None) for a, b in zip(mine, theirs, strict=True)}
+    return {(True, False), (False, True)} <= repeats and alike(
+        [s for s in mine if s is not None], [s for s in theirs if s is not None]
+    )
