@@ -74,10 +74,26 @@ CASES = [
     ),
     Case("weight_is_data", F.conv2d, (T((1, 3, 8, 8)), T((4, 3, 3, 3)))),
 ]
+_TRANSPOSED = functools.partial(conv, fn=F.conv_transpose2d)
+CASES += [
+    _TRANSPOSED("transposed_2d_strided", x=(1, 1, 5, 6), weight=(1, 2, 3, 2), stride=2, padding=1, output_padding=1),
+    _TRANSPOSED("transposed_2d_cropped", x=(2, 3, 6, 5), weight=(3, 4, 2, 1), bias=4, stride=(1, 2), padding=(2, 1)),
+    _TRANSPOSED("transposed_2d_tiles", x=(2, 4, 3, 5), weight=(4, 6, 2, 3), bias=6, stride=(2, 3)),
+    _TRANSPOSED("transposed_2d_both", x=(1, 4, 4, 5), weight=(4, 3, 2, 3), bias=3, stride=2, dilation=(1, 2)),
+    _TRANSPOSED("transposed_2d_both_groups", x=(1, 4, 4, 5), weight=(4, 3, 2, 2), stride=2, dilation=2, groups=2),
+    replace(
+        _TRANSPOSED("transposed_2d_both_many", x=(1, 32, 4, 4), weight=(32, 1, 2, 2), stride=2, dilation=2, groups=32),
+        rejected="32 groups",
+    ),
+    conv("transposed_1d_tiles", F.conv_transpose1d, (2, 4, 9), (4, 3, 4), 3, stride=4),
+    conv("transposed_1d_unbatched", F.conv_transpose1d, (4, 9), (4, 3, 3), 3, stride=2),
+    conv("transposed_3d_padded", F.conv_transpose3d, (1, 3, 4, 3, 5), (3, 2, 3, 2, 3), 2, stride=2, padding=1),
+]
 _BOTH = ("1d", "2d", "2d_depthwise", "3d", "transposed_1d", "transposed_2d", "transposed_2d_surplus")
-CASES += [c.with_dtype(torch.bfloat16) for c in CASES if c.name in _BOTH]
+CASES += [c.with_dtype(torch.bfloat16) for c in CASES if c.name in _BOTH or c.name.startswith("transposed")]
 # TensorRT sums float16 convolutions in float16.
-CASES += [replace(c.with_dtype(torch.float16), tol=1e-2) for c in CASES if c.name in (*_BOTH, "transposed_3d")]
+_HALF = (*_BOTH, "transposed_3d", "transposed_2d_tiles", "transposed_2d_both", "transposed_1d_tiles")
+CASES += [replace(c.with_dtype(torch.float16), tol=1e-2) for c in CASES if c.name in _HALF]
 
 
 def small(*shape: int) -> T:
@@ -173,10 +189,14 @@ _FOLDS = [
     fold("stride_padding", (1, 9, 12), (7, 6), 3, stride=2, padding=1),
     fold("dilation", (1, 8, 12), (5, 6), (2, 2), dilation=2, padding=(0, 0)),
     fold("unbatched", (12, 12), (5, 4), 2),
+    fold("stride_dilation", (1, 8, 4), (6, 6), 2, stride=2, dilation=2),
+    fold("of_one_patch", (1, 81, 1), (9, 9), 9),
+    fold("uneven", (2, 12, 16), (7, 9), (3, 2), stride=(2, 3), padding=(1, 2), dilation=(1, 2)),
+    Case("fold_not_finite", lambda x: F.fold(x, (5, 4), 2), (T((1, 12, 12), kind="nan"),)),
 ]
-CASES += [*_FOLDS, replace(_FOLDS[0].with_dtype(torch.bfloat16), rejected="no bfloat16")]
+CASES += _FOLDS
+CASES += [c.with_dtype(d) for d in (torch.bfloat16, torch.float16) for c in _FOLDS]
 CASES += [
-    replace(fold("both", (1, 8, 4), (6, 6), 2, stride=2, dilation=2), rejected="both stride and dilation"),
-    replace(fold("large", (1, 81, 1), (9, 9), 9), rejected="81 taps"),
+    replace(fold("large", (1, 1 * 70, 2), (1, 71), (1, 70)), rejected="1 × 70"),
     Case("fold_of_unfold", lambda x: F.fold(F.unfold(x, 3, padding=1), (6, 7), 3, padding=1), (T((2, 2, 6, 7)),)),
 ]

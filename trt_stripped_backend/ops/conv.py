@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
 from ..flavour import trt
 from ..sizes import dynamic
-from .net import EXACT_TERMS, FLOAT, ITensor, Net
+from .convolve import GROUPS, as_product, forward, is_product, is_tiled, spread, transpose
+from .net import FLOAT, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
 
-#: The most groups that become layers of their own.
-_GROUPS = 16
-#: The largest patch of col2im, which needs a literal of its square.
+#: The largest patch of col2im, in rows and columns together.
 MAX_TAPS = 64
 
 
@@ -35,13 +32,14 @@ def convolution(
         input, weight = net.unsqueeze(input, 2), net.unsqueeze(weight, 2)
         sizes = {name: [0 if "padding" in name else 1, *values] for name, values in sizes.items()}
     wide = _sums_in_half(net, input, groups, spatial)
-    if wide and groups == 1 and not transposed and _is_product(net, weight, sizes["padding"]):
-        y = _as_product(net, input, weight, sizes["stride"])
+    if wide and groups == 1 and not transposed and is_product(net, weight, sizes["padding"]):
+        y = as_product(net, input, weight, sizes["stride"])
     else:
+        tiled = transposed and groups == 1 and is_tiled(net, weight, **sizes)
         # Around a transposed convolution over three dimensions RTX 1.6.1 has no kernel for the casts.
-        if wide and not (transposed and spatial == 3):
+        if wide and not tiled and not (transposed and spatial == 3):
             input, weight = net.wide(input), net.wide(weight)
-        y = (_transposed if transposed else _forward)(net, input, weight, groups, **sizes)
+        y = (transpose if transposed else forward)(net, input, weight, groups, **sizes)
     y = net.cast(y, net.out.dtype)
     y = net.reshape(y, net.out.shape) if spatial == 1 else net.keep(y, net.out.shape)
     # The bias is added beside the layer, where it may be any tensor, and after the reshape: TensorRT-RTX without a GPU
@@ -97,10 +95,10 @@ def _(
         yield f"a convolution over {input.ndim - 2} dimensions: TensorRT has one to three"
     if any(map(dynamic, (*weight.shape, *stride, *padding, *dilation, *output_padding, groups, input.shape[1]))):
         yield "a convolution whose kernel, steps or channels have dynamic sizes"
-    if transposed and input.ndim == 5 and input.dtype == torch.bfloat16:
-        yield "a transposed convolution over three dimensions in bfloat16, for which RTX 1.6.1 finds no kernel"
-    if transposed and max(stride) > 1 and max(dilation) > 1:
-        yield "a transposed convolution with both stride and dilation"
+    if transposed and groups > GROUPS and input.ndim == 5 and input.dtype == torch.bfloat16:
+        yield f"a transposed convolution over three dimensions in bfloat16 of {groups} groups: RTX finds no kernel"
+    if transposed and groups > GROUPS and max(stride) > 1 and max(dilation) > 1:
+        yield f"a transposed convolution of {groups} groups with both stride and dilation"
     if transposed and _nothing_left(input, weight, stride, padding, dilation, output_padding):
         yield "a transposed convolution whose padding crops everything"
 
@@ -116,23 +114,32 @@ def _nothing_left(input: torch.Tensor, weight: torch.Tensor, *steps: list[int]) 
 convolution.unless(Net.not_empty)
 
 
-@op(aten.col2im.default, dtypes=FLOAT - {torch.bfloat16})  # for casts around this kernel cuDNN has no plan (RTX 1.6.1)
+@op(aten.col2im.default, dtypes=FLOAT)
 def col2im(
     net: Net, self: ITensor, output_size: list[int], kernel_size: list[int], dilation: list[int], padding: list[int],
     stride: list[int],
 ) -> ITensor:  # fmt: skip
     """col2im(Tensor self, SymInt[2] output_size, int[2] kernel_size, int[2] dilation, int[2] padding, int[2] stride) -> Tensor"""  # noqa: E501
-    # Sums of overlapping patches are a transposed convolution, channel by channel, whose kernel copies each tap.
-    taps = math.prod(kernel_size)
     steps = list(zip(output_size, kernel_size, dilation, padding, stride, strict=True))
     counts = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, d, p, s in steps]
-    surplus = [(size + 2 * p - d * (k - 1) - 1) % s for size, k, d, p, s in steps]
-    kernel = net.constant(torch.eye(taps).reshape(taps, 1, *kernel_size), net.dtype(self))
-    y = _transposed(
-        net, net.reshape(self, [-1, taps, *counts]), kernel, 1,
-        stride=stride, padding=padding, dilation=dilation, output_padding=surplus,
-    )  # fmt: skip
+    wide = torch.promote_types(net.dtype(self), torch.float32)  # as PyTorch adds them up
+    y = net.reshape(net.cast(self, wide), [-1, *kernel_size, *counts])  # [images, rows, columns, high, wide]
+    for dim, (size, _, d, p, s) in ((2, steps[1]), (1, steps[0])):  # first the columns of each row of taps
+        y = _overlaid(net, y, dim, size, d, p, s)
     return net.cast(net.reshape(y, net.out.shape), net.out.dtype)
+
+
+def _overlaid(net: Net, x: ITensor, dim: int, size: int, dilation: int, padding: int, stride: int) -> ITensor:
+    """The sum of the parts of ``x`` along ``dim``, their elements ``stride`` apart along ``2 * dim - 1``, where part i
+    begins at ``i * dilation - padding`` of ``size`` places."""
+    total = None
+    for i in range(net.shape(x)[dim]):
+        part = spread(net, net.squeeze(net.narrow(x, dim, i, 1), dim), 2 * dim - 1, stride)
+        start, shape = [0] * len(part.shape), net.shape(part)
+        start[2 * dim - 1], shape[2 * dim - 1] = padding - i * dilation, size
+        part = net.slice(part, start, shape, [1] * len(shape), trt.SampleMode.FILL)
+        total = part if total is None else net.add(total, part)
+    return total
 
 
 @col2im.unless
@@ -140,98 +147,12 @@ def _(
     self: torch.Tensor, output_size: list[int], kernel_size: list[int], dilation: list[int], padding: list[int],
     stride: list[int],
 ) -> Iterator[str]:  # fmt: skip
-    if max(stride) > 1 and max(dilation) > 1:
-        yield "col2im with both stride and dilation"
-    if math.prod(kernel_size) > MAX_TAPS:
-        yield f"col2im of {math.prod(kernel_size)} taps: their kernel is too large for a literal"
+    if sum(kernel_size) > MAX_TAPS:
+        yield f"col2im of a kernel of {kernel_size[0]} × {kernel_size[1]}: too many layers"
 
 
 col2im.unless(Net.not_empty)
 col2im.unless(Net.fixed_sizes)
-
-
-def _forward(
-    net: Net, x: ITensor, weight: ITensor, groups: int, *,
-    stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int],
-) -> ITensor:  # fmt: skip
-    def convolve(x: ITensor, weight: ITensor) -> ITensor:
-        maps, _, *kernel = net.shape(weight)
-        layer = net.network.add_convolution_nd(x, maps, tuple(kernel), trt.Weights())
-        return _finish(net, layer, weight, groups, stride, dilation, padding, padding)
-
-    channels, taps = net.shape(weight)[1], math.prod(net.shape(weight)[2:])
-    if groups > 1 or net.dtype(x) != torch.float32 or not net.exact_float32:
-        return convolve(x, weight)
-    # Shorter sums added up, for the reason that Net.product gives.
-    step = max(4 * EXACT_TERMS // taps, 1)
-    total = None
-    for start in range(0, channels, step):
-        length = min(step, channels - start)
-        piece = convolve(net.narrow(x, 1, start, length), net.narrow(weight, 1, start, length))
-        total = piece if total is None else net.add(total, piece)
-    return total
-
-
-def _is_product(net: Net, weight: ITensor, padding: Sequence[int]) -> bool:
-    """Whether a convolution is the product of a matrix with each pixel."""
-    return math.prod(net.shape(weight)[2:]) == 1 and not any(padding)
-
-
-def _as_product(net: Net, x: ITensor, weight: ITensor, stride: list[int]) -> ITensor:
-    """A convolution of one pixel, summed in float32 by a kernel for matrix products.
-
-    TensorRT has those for float16 operands. Convolutions of cast operands are computed in TF32, at half the pace: RTX
-    1.6.1 on an H200, three bottlenecks of ResNet-50 for 56 × 56 pixels 0.32 and 0.21 ms, the whole 1.44 and 1.40 ms;
-    where TF32 is forbidden, 7.5 and 5.7 ms.
-    """
-    if max(stride) > 1:
-        sizes = zip(net.shape(x)[2:], stride, strict=True)
-        shape = [*net.shape(x)[:2], *((size + step - 1) // step for size, step in sizes)]
-        x = net.slice(x, [0] * len(shape), shape, [1, 1, *stride])
-    batch, channels, *image = net.shape(x)
-    maps = net.shape(weight)[0]
-    y = net.product(net.reshape(weight, [1, maps, channels]), net.reshape(x, [batch, channels, math.prod(image)]))
-    return net.reshape(y, [batch, maps, *image])
-
-
-def _transposed(
-    net: Net, x: ITensor, weight: ITensor, groups: int, *,
-    stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int],
-) -> ITensor:  # fmt: skip
-    if net.dtype(x) == torch.bfloat16:  # TensorRT has no bfloat16 kernel for it
-        x, weight = net.wide(x), net.wide(weight)
-    if 1 < groups <= _GROUPS and max(dilation) > 1 and not net.bound:  # RTX 1.7 does not build a refittable one
-        images, kernels = net.shape(x)[1] // groups, net.shape(weight)[0] // groups
-        parts = [
-            _transposed(
-                net, net.narrow(x, 1, group * images, images), net.narrow(weight, 0, group * kernels, kernels), 1,
-                stride=stride, padding=padding, dilation=dilation, output_padding=output_padding,
-            )
-            for group in range(groups)
-        ]  # fmt: skip
-        return net.cat(parts, 1)
-    _, maps, *kernel = net.shape(weight)
-    layer = net.network.add_deconvolution_nd(x, maps * groups, tuple(kernel), trt.Weights())
-    # Output padding crops less at the end. Where it asks for more than is cropped, nothing reaches the surplus: zeros.
-    crop = [max(p - extra, 0) for p, extra in zip(padding, output_padding, strict=True)]
-    surplus = [max(extra - p, 0) for p, extra in zip(padding, output_padding, strict=True)]
-    y = _finish(net, layer, weight, groups, stride, dilation, padding, crop)
-    if not any(surplus):
-        return y
-    shape = [*net.shape(y)[:2], *(size + extra for size, extra in zip(net.shape(y)[2:], surplus, strict=True))]
-    return net.slice(y, [0] * len(shape), shape, [1] * len(shape), trt.SampleMode.FILL)
-
-
-def _finish(
-    net: Net, layer: Any, weight: ITensor, groups: int, stride: Sequence[int], dilation: Sequence[int],
-    before: Sequence[int], after: Sequence[int],
-) -> ITensor:  # fmt: skip
-    if layer is not None:
-        layer.set_input(1, weight)
-        layer.num_groups = groups
-        layer.stride_nd, layer.dilation_nd = tuple(stride), tuple(dilation)
-        layer.pre_padding, layer.post_padding = tuple(before), tuple(after)
-    return net.turns.forget(net.take(layer))
 
 
 def _per_dim(values: Sequence[int], spatial: int) -> list[int]:
