@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo.aot_compile_types import SerializableCallable
+from torch._dynamo.precompile_context import BackendCacheArtifact, PrecompileContext
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from . import artifact, context, lowering, refit, traces
@@ -58,9 +59,12 @@ def trt_stripped(
         return _eager(gm, compilation, chosen)
     saved: list[bytes] | None = [] if lowering.to_be_saved() else None
     name = traces.name_of(gm, example_inputs, compilation) if saved is None else None
-    compiled = _known(gm, compilation, name) if name is not None else None
+    kept_as = _kept_as(gm)
+    compiled = _known(gm, compilation, name, kept_as) if name is not None else None
     if compiled is None:
-        make = functools.partial(_callable, compilation, arguments=len(example_inputs), saved=saved, name=name)
+        make = functools.partial(
+            _callable, compilation, arguments=len(example_inputs), saved=saved, name=name, kept_as=kept_as
+        )
         compiled = lowering.trace(gm, example_inputs, make)
     recent.append(compilation.report)
 
@@ -113,6 +117,34 @@ class Saved(SerializableCallable):
         return cls(call, data)
 
 
+class Precompiled(BackendCacheArtifact[Any]):
+    """A compiled graph among what PyTorch keeps for another process (``torch._dynamo.config.caching_precompile``)."""
+
+    @classmethod
+    def keep(cls, name: str, data: bytes) -> None:
+        """Hands what :func:`.artifact.dump` made of a graph to PyTorch, under PyTorch's name of it."""
+        PrecompileContext.record_artifact(cls(name, data))
+
+    def __deepcopy__(self, _: Any) -> Precompiled:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"key": self.key, "content": self.content}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # While PyTorch reads its file: only there does it go on without what cannot be had, and compiles anew.
+        self.made = Saved.deserialize_compile_artifacts(self.content)
+
+    def after_deserialization(self) -> Callable[..., Any]:
+        return self.made.run
+
+
+def _kept_as(gm: fx.GraphModule) -> str | None:
+    """PyTorch's name of a graph that it would keep for the next process."""
+    return getattr(gm, "_backend_id", None) if torch._dynamo.config.caching_precompile else None
+
+
 def reset() -> None:
     """Called by ``torch._dynamo.reset()``: forgets the engines that were loaded."""
     refit.clear_pools()
@@ -153,12 +185,16 @@ def _start(options: Options, inputs: Sequence[Any]) -> Compilation | Rejection:
     return compilation
 
 
-def _known(gm: fx.GraphModule, compilation: Compilation, name: str) -> Callable[..., Any] | None:
+def _known(
+    gm: fx.GraphModule, compilation: Compilation, name: str, kept_as: str | None
+) -> Callable[..., Any] | None:  # fmt: skip
     """The callable over what an earlier start kept of this graph; None if it kept nothing that is of use."""
     found = traces.find(name, compilation)
     if found is None:
         return None
     restored, planned, saved = found
+    if kept_as is not None:
+        Precompiled.keep(kept_as, artifact.sealed(saved))
     suspects = artifact.suspects(saved)
     inner, live = assembled(restored, planned, artifact.names(saved), suspects)
     if suspects:
@@ -179,7 +215,7 @@ def _plain(inner: Callable[..., Any]) -> Callable[..., Any]:
 
 def _callable(
     compilation: Compilation, lowered: lowering.Lowered, *, arguments: int, saved: list[bytes] | None,
-    name: str | None,
+    name: str | None, kept_as: str | None,
 ) -> Callable[..., Any]:  # fmt: skip
     """The callable over a lowered graph: its engines, and what stays in PyTorch."""
     planned = compilation.plan(lowered)
@@ -193,8 +229,26 @@ def _callable(
         return lowering.boxed(lowered.module)
     if name is not None:
         traces.keep(name, compilation, planned, lowered, arguments)
+    if kept_as is not None:
+        try:
+            Precompiled.keep(kept_as, _lasting(compilation, planned, lowered, arguments))
+        except Unsupported as error:
+            log.warning("caching_precompile does not keep a graph, which the next process traces: %s", error)
     inner, live = assembled(compilation, planned, lowered.names, lowered.suspects)
     return _without_data(compilation, lambda _: lowered, inner, live) if lowered.suspects else inner
+
+
+def _lasting(compilation: Compilation, planned: Planned, lowered: lowering.Lowered, arguments: int) -> bytes:
+    """What becomes of a graph, for a process that has not the graph to fall back to.
+
+    Raises:
+        Unsupported: it may need the graph.
+    """
+    if any(piece.signature.symbols for piece in planned.pieces):
+        raise Unsupported("sizes beyond those that its engines are built for need it")
+    if compilation.cache is None and not compilation.options.embed_engines:
+        raise Unsupported("no cache keeps its engines: see embed_engines")
+    return artifact.dump(compilation, planned, lowered, arguments)
 
 
 def _without_data(

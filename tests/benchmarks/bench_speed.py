@@ -11,6 +11,7 @@ start     cold and warm: from ``torch.compile`` to the first result, models and 
           trace: Dynamo and AOTAutograd alone; inductor: the same of Inductor, with caches of its own
 aot       a function saved by ``aot_compile`` and loaded by another process: from the file to the first result; lean:
           saved with guards on the arguments alone
+kept      a start where PyTorch kept Dynamo's work (``caching_precompile``)
 peer      Torch-TensorRT on the same library, its cache cold and then hit: as start, and a call; where it is installed
 steady    ms of a call, calls in flight: ours, with CUDA graphs, weights built in, eager, Inductor, reduce-overhead
 host      µs of the host for a call beyond ``execute_async_v3`` alone, on the same plan
@@ -50,6 +51,7 @@ COLUMNS: dict[str, list[tuple[str, str]]] = {
         ("aot_save", "aot_save"), ("aot_load", "aot_load"), ("aot_save_lean", "aot_save_lean"),
         ("aot_load_lean", "aot_load"),
     ],
+    "kept": [("kept_cold", "precompiled"), ("kept_warm", "precompiled")],
     "peer": [("peer_cold", "peer"), ("peer_warm", "peer")],
     "steady": [("steady", "steady")],
     "host": [("host", "host")],
@@ -166,6 +168,7 @@ TABLES: dict[str, list[tuple[str, Show]]] = {
         ("aot-loaded", lambda r: text(value(r, "aot_load", "first_s"))),
         ("of it: load", lambda r: text(value(r, "aot_load", "load_s"))),
         ("lean guards", lambda r: text(value(r, "aot_load_lean", "first_s"))),
+        ("kept by PyTorch", lambda r: text(value(r, "kept_warm", "first_s"))),
         ("inductor cold", lambda r: text(value(r, "inductor_cold", "first_s"))),
         ("inductor warm", lambda r: text(value(r, "inductor_warm", "first_s"))),
         ("peer cold", lambda r: text(value(r, "peer_cold", "first_s"))),

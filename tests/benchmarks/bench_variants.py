@@ -167,7 +167,7 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "conv32": lambda: mock.patch.object(
         conv, "_sums_in_half", lambda net, x, groups, spatial: groups == 1 and net.dtype(x) == torch.float16
     ),
-    "pixels": lambda: mock.patch.object(conv, "_is_product", lambda *_, **__: False),
+    "pixels": lambda: mock.patch.object(conv, "is_product", lambda *_, **__: False),
     "gelu32": _gelu32,
     "gelu_erf": _gelu_erf,
     "soft32": _soft32,

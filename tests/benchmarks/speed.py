@@ -20,7 +20,7 @@ import torch
 
 from tests.benchmarks.memory import Memory
 from tests.benchmarks.rows import Gpt, Run, counts, milliseconds, ours, prepared, relative, timed
-from tests.benchmarks.starts import aot_load, aot_save, aot_save_lean, inductor, peer, start, trace
+from tests.benchmarks.starts import aot_load, aot_save, aot_save_lean, inductor, peer, precompiled, start, trace
 
 
 def steady(row: str) -> dict[str, Any]:
@@ -194,7 +194,10 @@ def layers(row: str) -> dict[str, Any]:
 
 TASKS: dict[str, Callable[[str], dict[str, Any]]] = {
     task.__name__: task
-    for task in (trace, start, memory, inductor, peer, aot_save, aot_save_lean, aot_load, steady, host, update, layers)
+    for task in (
+        trace, start, memory, inductor, peer, precompiled, aot_save, aot_save_lean, aot_load, steady, host, update,
+        layers,
+    )
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``aot_compile`` with real engines: one process saves, another loads and traces nothing."""
+"""``aot_compile`` and ``caching_precompile`` with real engines: one process saves, another loads and traces nothing."""
 
 from __future__ import annotations
 
@@ -49,9 +49,26 @@ def load(file: Path, mode: str) -> dict[str, Any]:
     return {"errors": errors, **ts.stats()}
 
 
+def keep(file: Path, mode: str) -> dict[str, Any]:
+    """A start as any other, of which PyTorch keeps what it did; other weights in each process, which then change."""
+    net, x = model(1 + file.exists()), ids()
+    file.touch()
+    with torch._dynamo.config.patch(caching_precompile=True):
+        fast = torch.compile(net, backend="trt_stripped", options={"refit_mode": mode}, dynamic=False)
+        errors = [error(fast(x), net(x))]
+        for p in net.parameters():
+            p.mul_(1.1)
+        errors.append(error(fast(x), net(x)))
+        net.head = model(7).head
+        errors.append(error(fast(x), net(x)))
+        torch.compiler.save_cache_artifacts()
+    return {"errors": errors, **ts.stats()}
+
+
 def process(task: str, file: Path, mode: str, cache: Path) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.gpu.test_saved_gpu", task, str(file), mode]
-    environment = os.environ | {"TRT_STRIPPED_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+    places = {"TRT_STRIPPED_CACHE_DIR": str(cache), "TORCHINDUCTOR_CACHE_DIR": f"{cache}-of-pytorch"}
+    environment = os.environ | places | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -68,7 +85,16 @@ def test_saved_and_loaded(mode: str, tmp_path: Path) -> None:
     assert (loaded["builds"], loaded["graphs"], loaded["fallbacks"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("mode", ["bound", "general"])
+def test_kept_by_pytorch(mode: str, tmp_path: Path) -> None:
+    first, second = (process("keep", tmp_path / "began", mode, tmp_path / "cache") for _ in range(2))
+    assert (first["graphs"], first["builds"]) == (1, 1)
+    assert (second["graphs"], second["builds"], second["fallbacks"]) == (0, 0, 0)
+    for one in (first, second):
+        assert max(one["errors"]) < 1e-5
+
+
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("highest")
     with torch.no_grad():
-        print(json.dumps({"save": save, "load": load}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])))
+        print(json.dumps({"save": save, "load": load, "keep": keep}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])))

@@ -31,20 +31,25 @@ def convolution(
         # TensorRT convolves two or three dimensions: a line is an image of height 1.
         input, weight = net.unsqueeze(input, 2), net.unsqueeze(weight, 2)
         sizes = {name: [0 if "padding" in name else 1, *values] for name, values in sizes.items()}
-    wide = _sums_in_half(net, input, groups, spatial)
-    if wide and groups == 1 and not transposed and is_product(net, weight, sizes["padding"]):
-        y = as_product(net, input, weight, sizes["stride"])
-    else:
-        tiled = transposed and groups == 1 and is_tiled(net, weight, **sizes)
-        # Around a transposed convolution over three dimensions RTX 1.6.1 has no kernel for the casts.
-        if wide and not tiled and not (transposed and spatial == 3):
-            input, weight = net.wide(input), net.wide(weight)
-        y = (transpose if transposed else forward)(net, input, weight, groups, **sizes)
+    y = _computed(net, input, weight, groups, transposed, _sums_in_half(net, input, groups, spatial), sizes)
     y = net.cast(y, net.out.dtype)
     y = net.reshape(y, net.out.shape) if spatial == 1 else net.keep(y, net.out.shape)
     # The bias is added beside the layer, where it may be any tensor, and after the reshape: TensorRT-RTX without a GPU
     # does not build a refittable bias between a 1-D convolution and its reshape.
     return y if bias is None else net.add(y, net.reshape(bias, [1, -1] + [1] * spatial))
+
+
+def _computed(
+    net: Net, x: ITensor, weight: ITensor, groups: int, transposed: bool, wide: bool, sizes: dict[str, list[int]]
+) -> ITensor:
+    """A layer, of operands that are cast to float32 if ``wide``, or a product, which sees to its own sums."""
+    if wide and groups == 1 and not transposed and is_product(net, weight, sizes["padding"]):
+        return as_product(net, x, weight, sizes["stride"])
+    product = transposed and groups == 1 and is_tiled(net, weight, **sizes)
+    # Around a transposed convolution over three dimensions RTX 1.6.1 has no kernel for the casts.
+    if wide and not product and not (transposed and len(x.shape) == 5):
+        x, weight = net.wide(x), net.wide(weight)
+    return (transpose if transposed else forward)(net, x, weight, groups, **sizes)
 
 
 #: What may come before a convolution whose operands are cast, and after it; None: the engine's own inputs and outputs.
