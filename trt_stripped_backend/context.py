@@ -55,8 +55,10 @@ class Context:
 
     def __init__(self, engine: Engine, kernels: bytes | None, *, specialize: bool = False) -> None:
         messages.clear()
+        self.trt: Any = None
         # These must outlive the context. Not our Engine, whose end is what ends its contexts.
-        self._owners = engine.engine, engine.runtime
+        self._owners = engine.runtime, engine.engine
+        self._retired = engine.retired
         self.token: object | None = None
         self.weights: Sequence[int] = ()
         self.call: Call | None = None
@@ -75,6 +77,11 @@ class Context:
         # What the largest of dynamic shapes would take is not asked for: each call's own shapes decide.
         most = cuda_engine.device_memory_size if size is None else size
         self.scratch_size: int | None = None if engine.dynamic else int(most)
+
+    def __del__(self) -> None:
+        # A thread that ends drops its contexts, while another one may refit the engine: RTX 1.6.1 crashes then.
+        if self.trt is not None:
+            self._retired.append((*self._owners, self.trt))
 
     def _make(self, cuda_engine: Any, kernels: bytes | None, specialize: bool) -> Any:
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -173,9 +180,12 @@ class Kernels:
         self._pool, self._blobs = pool, blobs
 
     def context(self, engine: Engine, *, specialize: bool = False) -> Context:
-        """A new context, which compiles only what none did before; see :class:`Context` for ``specialize``."""
+        """A new context, which compiles only what none did before; see :class:`Context` for ``specialize``.
+
+        Called with the engine's lock held."""
         if self._pool.kernels is None and self._blobs is not None:
             self._pool.kernels = self._blobs.get_blob("runtime", self._name())
+        engine.retired.clear()
         context = Context(engine, self._pool.kernels, specialize=specialize)
         if self._pool.kernels is None:
             self._pool.kernels = context.kernels()

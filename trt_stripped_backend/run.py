@@ -197,8 +197,6 @@ class Runner:
                 engine.ran(stream)
         if side is not None:
             side.leave()
-        if context.fresh:
-            self._kernels.save(context)
         return outputs
 
     def warm(self, seen: Seen) -> None:
@@ -246,6 +244,8 @@ class Runner:
         if not done:
             context.token, context.pointers = None, []
             raise RuntimeError(f"TensorRT could not run engine {self.index}: {messages.text()}")
+        if context.fresh:
+            self._kernels.save(context)
 
     def _prepare(
         self, context: Context, call: Call, weights: Bundle, pointers: list[int], stream: torch.cuda.Stream,

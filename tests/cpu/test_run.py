@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import trt_stripped_backend as ts
-from tests.emulated import MAIN, Runtime, World, emulated
+from tests.emulated import MAIN, ExecutionContext, Runtime, World, emulated
 from tests.graphs import TwoEngines, aligned, perturb
-from trt_stripped_backend import backend, report, run
+from trt_stripped_backend import backend, refit, report, run
 
 MODES = ["bound", "general"]
 
@@ -152,6 +152,39 @@ def test_threads_have_contexts_of_their_own(world: World) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_thread_that_ends_leaves_its_context_to_who_holds_the_lock(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RTX ends the process where a context ends beside a refit of its engine."""
+    ended: list[bool] = []
+
+    def end(context: ExecutionContext) -> None:
+        engines = [engine for pool in refit._pools.values() for engine in pool._engines.values()]
+        ended.extend(e.lock._is_owned() for e in engines if e.engine is context.engine)  # type: ignore[attr-defined]
+
+    model, x = perturb(Mlp()), aligned(torch.randn(4, 8))
+    fast = compiled(model, mode)
+    fast(x)
+    monkeypatch.setattr(ExecutionContext, "__del__", end, raising=False)
+
+    def serve() -> None:
+        with torch.no_grad():
+            fast(x)
+
+    for alive in range(3):
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join()
+        gc.collect()
+        assert len(ended) == alive, "the next thread's context ends that of the one before"
+        if mode == "general" and alive == 2:
+            perturb(model, 1)
+            close(fast(x), model(x))
+            assert len(ended) == 3, "and so does a refit"
+    assert all(ended)
 
 
 @pytest.mark.parametrize("mode", MODES)

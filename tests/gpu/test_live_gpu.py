@@ -303,6 +303,37 @@ def test_updates_under_a_lock_from_another_thread(mode: str) -> None:
     assert not failures
 
 
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_threads_end_beside_refits(mode: str) -> None:
+    """A thread's context ends with it, where TensorRT may be refitting the engine for another thread."""
+    model, x = perturbed(Block()), torch.randn(8, 8, 64, device="cuda")
+    fast, lock, failures = compiled(model, mode), threading.Lock(), []
+    fast(x)
+    states = [perturbed(Block(), seed).state_dict() for seed in (1, 2)]
+
+    def serve() -> None:
+        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
+            with lock:
+                have, want = fast(x), model(x)
+                torch.cuda.current_stream().synchronize()
+            if error(have, want) > 1e-5:
+                failures.append(error(have, want))
+
+    for _ in range(20):
+        threads = [threading.Thread(target=serve) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            with lock:
+                for state in states:
+                    model.load_state_dict(state)
+                    have, want = fast(x), model(x)
+                    torch.cuda.synchronize()
+                    assert error(have, want) < 1e-5
+    assert not failures
+
+
 @torch.no_grad()
 def test_wrong_dtype_behind_dynamo_is_caught() -> None:
     class Shift(nn.Module):
