@@ -25,6 +25,10 @@ PAIRS: dict[str, Both] = {
 SHAPES = [(7,), (1, 7), (2, 7), (1, 1, 7), (1, 2, 7), (2, 1, 7), (2, 7, 1), (1, 2, 1, 7), (2, 1, 1, 7), (2, 1, 7, 1)]
 
 
+def named(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
 def _beside(pair: Both, *, computed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     def fn(x: torch.Tensor) -> torch.Tensor:
         y = x.sin() if computed else x
@@ -34,12 +38,31 @@ def _beside(pair: Both, *, computed: bool) -> Callable[[torch.Tensor], torch.Ten
 
 
 CASES = [
-    Case(f"{name}_{'x'.join(map(str, shape))}{'_computed' * computed}", _beside(pair, computed=computed), (T(shape),))
+    Case(f"{name}_{named(shape)}{'_computed' * computed}", _beside(pair, computed=computed), (T(shape),))
     for name, pair in PAIRS.items()
     for shape in SHAPES
     for computed in (False, True)
 ]
 CASES += [c.with_dtype(torch.float16) for c in CASES if c.name in ("distance_1x2x7", "order_1x1x7", "kernel_2x1x7")]
+
+BETWEEN: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "sum": lambda a, b, z: ((a + z) * b).sum(-1),
+    "amax": lambda a, b, z: (a * z - b).amax(-1),
+    "softmax": lambda a, b, z: (a * z + b).softmax(-1),
+    "computed": lambda a, b, z: ((a.sin() + z) * b.cos()).sum(-2),
+    "twice": lambda a, b, z: (z * a).sum(-1) + (z * b).sum(-1),
+}
+
+
+def _between(pair: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda x, z: pair(x.reshape(-1, 7, 1), x.reshape(-1, 1, 7), z)
+
+
+CASES += [
+    Case(f"between_{name}_{named(shape)}", _between(pair), (T(shape), T((torch.Size(shape).numel() // 7, 7, 7))))
+    for name, pair in BETWEEN.items()
+    for shape in SHAPES
+]
 CASES += [
     Case("matrix_of_one", lambda x: (x.t() - x).exp().sum(-1), (T((1, 9)),)),
     Case("itself", lambda x: (x - x.reshape(1, 9, 1)).exp().sum(-1), (T((1, 1, 9)),)),

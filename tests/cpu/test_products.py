@@ -70,10 +70,25 @@ def test_layers_repeat_a_view_for_another_of_one_tensor(shape: tuple[int, ...], 
     assert whole in (one, other)
 
 
-def test_other_sizes_are_left_to_tensorrt() -> None:
-    """No layer repeats what cannot be one tensor: a state space model multiplies large ones so."""
-    given = {"x": torch.randn(2, 7, 1), "y": torch.randn(1, 1, 5)}
+def test_layers_repeat_a_view_after_another_operator() -> None:
+    """Fused, all of these are one kernel."""
+    given = {"x": torch.randn(1, 7), "z": torch.randn(7, 7)}
     network = Watched(given)
     net = Net(network, flavour.load(), bound=True)
-    net.mul(*(net.input(name, TensorSpec.of(value)) for name, value in given.items()))
-    assert network.multiplied == [((2, 7, 1), (1, 1, 5))]
+    x, z = (net.input(name, TensorSpec.of(value)) for name, value in given.items())
+    first = net.mul(z, net.mul(x, 2.0))
+    second = net.mul(net.reshape(net.unary(trt.UnaryOperation.EXP, x), [7, 1]), first)
+    want = given["x"].exp().view(7, 1) * given["z"] * given["x"] * 2
+    torch.testing.assert_close(second.value, want)
+    assert network.multiplied[1:] == [((7, 7), (1, 7)), ((7, 7), (7, 7))]
+
+
+@pytest.mark.parametrize("other", [(1, 1, 5), (2, 1, 7)])
+def test_tensors_of_their_own_are_left_to_tensorrt(other: tuple[int, ...]) -> None:
+    """A state space model multiplies large ones so."""
+    given = {"x": torch.randn(2, 7, 1), "y": torch.randn(other)}
+    network = Watched(given)
+    net = Net(network, flavour.load(), bound=True)
+    x, y = (net.input(name, TensorSpec.of(value)) for name, value in given.items())
+    net.mul(net.mul(x, 2.0), net.mul(y, 2.0))
+    assert network.multiplied[2:] == [((2, 7, 1), other)]

@@ -88,7 +88,7 @@ class Network:
         users: the operators that take what it makes, likewise; None stands for the graph's output.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept where the plan may lack them.
-        turns: which transpositions stand before each tensor.
+        turns: what each tensor is a view of, and which transpositions stand before it.
     """
 
     def __init__(
@@ -159,7 +159,8 @@ class Network:
             raise Unsupported(f"TensorRT refused a layer of {self.node}: {messages.text()}")
         self._layers += 1
         made = self._take(layer, f"{self.node}.{self._layers}", index)
-        self.turns.follow(map(layer.get_input, range(layer.num_inputs)), made)
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        self.turns.follow([x for x in inputs if x is not None and x.name not in self._raw], made)
         return made
 
     @staticmethod

@@ -112,7 +112,10 @@ class Shapes(Network):
         else:
             layer.set_input(1, self.shape_tensor(shape))
         made = self.take(layer)
+        self.turns.view(x, made)
         self._reshaped.add(made.name)
+        if x.name in self._raw:
+            self._raw[made.name] = self._raw[x.name]
         return self.keep(made, shape)
 
     def permute(self, x: ITensor, dims: Sequence[int]) -> ITensor:
@@ -169,17 +172,15 @@ class Shapes(Network):
         ]
 
     def operands(self, *values: ITensor) -> list[ITensor]:
-        """:meth:`broadcast` for a layer that works element by element.
-
-        Of two that repeat along each other's dimensions, and have equal sizes otherwise, one is repeated by a layer:
-        they may be one tensor, and where a reduction follows, ``(x.view(2, 7, 1) - x.view(2, 1, 7)).abs().sum(-1)``,
-        RTX 1.6.1 takes one view for the other.
-        """
+        """:meth:`broadcast` for a layer that works element by element: see :class:`Turns` for what a layer repeats."""
         operands = self.broadcast(*values)
         shapes = [self.shape(v) for v in operands]
-        for i, shape in enumerate(shapes):
-            if any(_crossed(shape, other) for other in shapes[i + 1 :]):
-                operands[i] = self.expand(operands[i], self.joint(*shapes))
+        joint = self.joint(*shapes)
+        for index, shape in enumerate(shapes):
+            singles = [not isinstance(size, Dim) and size == 1 for size in shape]
+            fixed = alike(shape, joint) or all(singles) or operands[index].name in self._raw
+            if not fixed and self.turns.elsewhere(operands[index], singles):
+                operands[index] = self.expand(operands[index], joint)
         return operands
 
     def joint(self, *shapes: Sequence[AnySize]) -> list[AnySize]:
@@ -236,11 +237,3 @@ class Shapes(Network):
         shape[dim : dim + 1] = self.shape(indices)
         return self.keep(self.take(self.network.add_gather(x, indices, dim)), shape)
 
-
-def _crossed(one: Sequence[AnySize], other: Sequence[AnySize]) -> bool:
-    """Whether shapes of equal rank repeat along each other's dimensions, and are equal but for dimensions of 1."""
-    mine, theirs = ([None if not isinstance(s, Dim) and s == 1 else s for s in shape] for shape in (one, other))
-    repeats = {(a is None, b is None) for a, b in zip(mine, theirs, strict=True)}
-    return {(True, False), (False, True)} <= repeats and alike(
-        [s for s in mine if s is not None], [s for s in theirs if s is not None]
-    )

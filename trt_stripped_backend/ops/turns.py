@@ -1,7 +1,8 @@
-"""Which transpositions stand before each tensor of a network."""
+"""Which tensor of a network each one is a view of, and which transpositions stand before it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -14,21 +15,43 @@ class Turns:
     RTX 1.6.1 computes reductions of equal shape together, and takes a tensor for the one that it was turned from:
     ``y.amax(0), y.amax(1)`` of a computed square matrix are both over one dimension, and ``y.t().amax(1), y.amax(1)``
     too. So reductions of differently turned tensors are given differently written shapes.
+
+    It also takes one view of a tensor for another where both are repeated along dimensions of others and a reduction
+    follows: ``(x.view(2, 7, 1) - x.view(2, 1, 7)).abs().sum(-1)``. So the second is repeated by a layer.
     """
 
     def __init__(self) -> None:
         self._of: dict[str, int] = {}  # by tensor name; 0, which is not kept: not turned
         self._numbers: dict[Hashable, int] = {}
         self._reduced: dict[Hashable, list[int]] = {}
+        self._root: dict[str, str] = {}  # by tensor name: what it is computed of alone; "" for literals
+        self._repeated: dict[str, Hashable] = {}  # by that: along which dimensions, at first
 
     def _number(self, turn: Hashable) -> int:
         return self._numbers.setdefault(turn, len(self._numbers) + 1)
 
-    def follow(self, inputs: Iterable[ITensor | None], made: ITensor) -> None:
-        """A layer made this of its inputs."""
-        turns = {self._of.get(x.name, 0) for x in inputs if x is not None} - {0}
+    def follow(self, inputs: Sequence[ITensor], made: ITensor) -> None:
+        """A layer made this of its inputs, literals aside."""
+        roots = {self._root.get(x.name, x.name) for x in inputs} - {""}
+        if len(roots) < 2:
+            self._root[made.name] = roots.pop() if roots else ""
+        turns = {self._of.get(x.name, 0) for x in inputs} - {0}
         if turns:
             self._of[made.name] = turns.pop() if len(turns) == 1 else self._number(frozenset(turns))
+
+    def view(self, x: ITensor, made: ITensor) -> None:
+        """``made`` is a view of ``x``."""
+        self._root[made.name] = self._root.get(x.name, x.name)
+
+    def elsewhere(self, x: ITensor, singles: Sequence[bool]) -> bool:
+        """Whether this, or a view of the same tensor, was repeated along other dimensions before.
+
+        Args:
+            singles: of each dimension, whether it is of one element.
+        """
+        where = tuple(itertools.dropwhile(bool, singles))
+        root = self._root.get(x.name, x.name)
+        return root != "" and self._repeated.setdefault(root, where) != where
 
     def turn(self, x: ITensor, dims: Sequence[int], made: ITensor) -> None:
         """``made`` is ``x`` with its dimensions in this order."""
