@@ -55,10 +55,8 @@ class Context:
 
     def __init__(self, engine: Engine, kernels: bytes | None, *, specialize: bool = False) -> None:
         messages.clear()
-        self.trt: Any = None
         # These must outlive the context. Not our Engine, whose end is what ends its contexts.
-        self._owners = engine.runtime, engine.engine
-        self._retired = engine.retired
+        self._owners = engine.engine, engine.runtime
         self.token: object | None = None
         self.weights: Sequence[int] = ()
         self.call: Call | None = None
@@ -66,6 +64,7 @@ class Context:
         self.handle: int | None = None
         self.fresh = False
         self._stream: torch.cuda.Stream | None = None
+        self._config: Any = None
         self._cache: Any = None
         cuda_engine = engine.engine
         with applied(engine.tf32):
@@ -79,15 +78,14 @@ class Context:
         self.scratch_size: int | None = None if engine.dynamic else int(most)
 
     def __del__(self) -> None:
-        # A thread that ends drops its contexts, while another one may refit the engine: RTX 1.6.1 crashes then.
-        if self.trt is not None:
-            self._retired.append((*self._owners, self.trt))
+        for name in ("execute", "trt"):  # before what TensorRT's context was made with
+            vars(self).pop(name, None)
 
     def _make(self, cuda_engine: Any, kernels: bytes | None, specialize: bool) -> Any:
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(trt, "IRuntimeCache"):
             return cuda_engine.create_execution_context(strategy)
-        config = cuda_engine.create_runtime_config()
+        config = self._config = cuda_engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         self._cache = config.create_runtime_cache()
         self.fresh = not (kernels and self._cache.deserialize(kernels))

@@ -31,7 +31,8 @@ class Engine:
     Attributes:
         engine: the ``trt.ICudaEngine``.
         lock: held from refit to enqueue, so that the two never overlap, and where contexts begin and end.
-        retired: contexts that nobody has any more, with what they need; they end when the lock is held next.
+        idle: contexts of threads that ended, for those that come.
+        retired: CUDA graphs that nobody replays any more, which end when the lock is held next.
         token: the weight set's token that it was refitted for; None while Empty.
         stamp: what its contents depend on.
         refits: how often it was refitted.
@@ -58,7 +59,8 @@ class Engine:
         self.refits = 0
         self.event: torch.cuda.Event | None = None
         self.runs: dict[int, torch.cuda.Event] = {}
-        self.retired: list[tuple[Any, ...]] = []
+        self.idle: list[Any] = []
+        self.retired: list[Any] = []
         self.aliases: list[Alias] = []
         self._pointers: dict[str, int] = {}
         self._refitter: Any = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from .graphs import Recorded, run_and_record
 from .live import ALIGNMENT, Bundle, laid_out
 from .profile import places, sizes
 from .refit import Engine, EnginePool
+from .threads import Thread
 from .types import BlobStore, Signature
 from .watch import current_handle
 
@@ -58,17 +58,6 @@ def seen(weights: Bundle, sizes: tuple[int, ...]) -> Seen:
     return Seen(weights._replace(sources=sources), sizes, event)
 
 
-class _Thread(threading.local):
-    """What one thread holds of a runner."""
-
-    def __init__(self) -> None:
-        self.context: Context | None = None  # where one engine serves all weights
-        self.contexts: weakref.WeakKeyDictionary[Engine, Context] = weakref.WeakKeyDictionary()
-        self.latest: Recorded | None = None
-        self.recorded: weakref.WeakKeyDictionary[Engine, OrderedDict[tuple[Any, ...], Recorded | None]]
-        self.recorded = weakref.WeakKeyDictionary()
-
-
 class Runner:
     """The callable of one partition: ``runner(weights, inputs)`` → a tuple of outputs.
 
@@ -99,7 +88,7 @@ class Runner:
         self._fixed = None if self._places else self._call(())
         self._bound = pool.entry.header["mode"] == "bound"
         self._plain = self._bound or pool.entry.header["mode"] == "immutable"  # nothing to refit
-        self._thread = _Thread()
+        self._thread = Thread()
         self._lock = threading.Lock()
         self._preloading: Future[tuple[Engine, Context] | None] | None = None
         self._given_away: list[Context] = []
@@ -319,7 +308,7 @@ class Runner:
         if key not in known:
             known[key] = None
             while len(known) > _MAX_RECORDED:
-                known.popitem(last=False)
+                engine.retired.append(known.popitem(last=False))
             return None
         known.move_to_end(key)
         stream = torch.cuda.current_stream(self._ordinal)
@@ -331,6 +320,7 @@ class Runner:
                 recorded = self._record(engine, call, weights, inputs)
                 outputs = recorded.results()
                 if recorded.why:
+                    recorded = None
                     known.clear()
                     return outputs
                 known[key] = recorded
@@ -338,6 +328,7 @@ class Runner:
                 if not self._plain:
                     self._ensure(engine, weights, stream)
                     if recorded.refits != engine.refits:
+                        recorded = None  # its context ends while the lock is held
                         known.clear()
                         return None
                 if recorded.token is not weights.set.token and weights.set.ready is not None:
@@ -379,5 +370,7 @@ class Runner:
             loaded = loading.result() if loading is not None else None
             ahead = loaded is not None and loaded[0] is engine
             with engine.lock:  # TensorRT does not say that an engine may make two at once
-                context = contexts[engine] = loaded[1] if loaded and ahead else self._kernels.context(engine)
+                left = engine.idle.pop() if engine.idle and not ahead else None
+                context = loaded[1] if loaded and ahead else left or self._kernels.context(engine)
+                contexts[engine] = context
         return context

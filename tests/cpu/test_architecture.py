@@ -19,9 +19,9 @@ STAGES = (
     "errors", "sizes", "types", "options", "flavour", "progress", "precision", "fingerprint", "watch", "inplace",
     "origin", "decompositions", "lowering", "kernel_layout", "weights", "derived", "live", "ops", "reasons",
     "repeats", "cut", "partition", "pieces", "bisection", "key", "profile", "portable", "cache", "megacache",
-    "unbuilt", "build", "refit", "context", "cudagraph", "graphs", "run", "verify", "view", "report", "compilation",
-    "artifact", "traces", "background", "enginecall", "backend", "variant", "layouts", "tracing", "programs", "api",
-    "cli", "__init__",
+    "unbuilt", "build", "refit", "context", "cudagraph", "graphs", "threads", "run", "verify", "view", "report",
+    "compilation", "artifact", "traces", "background", "enginecall", "backend", "variant", "layouts", "tracing",
+    "programs", "api", "cli", "__init__",
 )  # fmt: skip
 #: Converters stand on these and on each other.
 OPS_BASE = ("registry", "turns", "network", "shapes", "reductions", "net")
