@@ -73,6 +73,7 @@ class WeightSet(NamedTuple):
         refreshes: how often all was refreshed before; see :func:`refresh_all`.
         ready: recorded after what is ours was computed; None if nothing is, or on a CPU.
         streams: numbers of the streams that are ordered after ``ready``; grows.
+        bare: what is ours among the slots are derived weights, and nothing else.
     """
 
     pointers: list[tuple[int, ...]]
@@ -87,6 +88,7 @@ class WeightSet(NamedTuple):
     refreshes: int
     ready: torch.cuda.Event | None
     streams: set[int]
+    bare: bool
 
     def as_before(self, sources: Sequence[torch.Tensor]) -> bool:
         return self.watched is None or self.state == contents(self.watched(sources))
@@ -128,13 +130,19 @@ class LiveWeights:
         self._derived = placeholders[split.arguments :]
         direct = [self._argument[name] for part in slots for name, _ in part if name in self._argument]
         derive = [i for piece in split.derived for i in piece.sources]
+        self._derived_slots = [
+            (number, place, name, slot)
+            for number, part in enumerate(slots) for place, (name, slot) in enumerate(part)
+            if name not in self._argument
+        ]  # fmt: skip
         self._used = tuple(dict.fromkeys([*direct, *derive]))
         self._index = {argument: k for k, argument in enumerate(self._used)}
         self._gather = gather(self._used)
         self._derivations = [Derivation(piece, self._index, device) for piece in split.derived]
         known = {self._index[i]: written for i, written in (suspects or {}).items() if i in self._index}
         self._disguised = Disguised(known)
-        self._watch = tuple(self._index[i] for i in (self._used if copies else dict.fromkeys(derive)))
+        self._derived_of = tuple(self._index[i] for i in dict.fromkeys(derive))
+        self._watch = tuple(range(len(self._used))) if copies else self._derived_of
         self._sets: OrderedDict[tuple[Any, ...], WeightSet] = OrderedDict()
         self._last: tuple[tuple[int, ...], Callable[..., bool] | None, WeightSet] | None = None
         self._lock = threading.RLock()
@@ -181,7 +189,7 @@ class LiveWeights:
         if self._unguarded:
             where = (pointers, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
         with self._lock:
-            stamps = [stamp(source) for source in sources] if self._disguised.suspects or self._derivations else []
+            stamps = self._stamps(sources)
             self._disguised.look(stamps)
             known = self._sets.get(where)
             if known is None:
@@ -190,7 +198,7 @@ class LiveWeights:
             if known is None or known.refreshes != _refreshes or not known.as_before(sources):
                 # What is ours may be read and written in any mode later, which an inference tensor may not.
                 with torch.inference_mode(False), torch.no_grad():
-                    found = self._renewed(known, sources, stamps)
+                    found = self._rewritten(known, sources, stamps) or self._renewed(known, sources, stamps)
             assert found is not None
             self._sets.pop(where, None)
             while len(self._sets) >= _MAX_SETS:
@@ -198,6 +206,15 @@ class LiveWeights:
             self._sets[where] = found
             self._last = pointers, same_layout(sources) if self._unguarded and sources else None, found
             return found
+
+    def _stamps(self, sources: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:
+        """What differs when a source changed, where anybody asks: of those that something is computed of, or of all."""
+        if self._disguised.suspects:
+            return [stamp(source) for source in sources]
+        stamps: list[tuple[Any, ...]] = [()] * len(sources)
+        for index in self._derived_of:
+            stamps[index] = stamp(sources[index])
+        return stamps
 
     @property
     def data(self) -> frozenset[int]:
@@ -230,6 +247,28 @@ class LiveWeights:
                     if self._last is not None and self._last[2] is found:
                         self._last = None
 
+    def _rewritten(
+        self, before: WeightSet | None, sources: Sequence[torch.Tensor], known: Sequence[tuple[Any, ...]]
+    ) -> WeightSet | None:
+        """The set after writes to weights that engines read where they lie: only what is computed of them is new, in
+        its old place. None if there is more to it."""
+        if self.copies or before is None or not before.bare or before.refreshes != _refreshes:
+            return None
+        pieces = self._derive(before, sources, known, before.refreshes)
+        if any(made is not had for (_, made), (_, had) in zip(pieces, before.pieces, strict=True)):
+            return None
+        values = dict(zip(self._derived, before.values, strict=True))
+        for number, place, name, slot in self._derived_slots:
+            old = before.kept[number][place]
+            if self._laid_out(values[name], slot.spec, old) is not old:
+                return None
+        assert before.watched is not None
+        watched = before.watched(sources)
+        return before._replace(
+            token=object(), pieces=pieces, state=contents(watched), aliases=[Alias(one) for one in watched],
+            ready=enqueued(self.device) or before.ready, streams=set(),
+        )  # fmt: skip
+
     def _renewed(
         self, before: WeightSet | None, sources: Sequence[torch.Tensor], known: Sequence[tuple[Any, ...]]
     ) -> WeightSet:
@@ -246,6 +285,7 @@ class LiveWeights:
         pointers: list[tuple[int, ...]] = []
         stamps: list[tuple[Any, ...]] = []
         kept: list[list[torch.Tensor | None]] = []
+        bare = True
         for number, part in enumerate(self.slots):
             own: list[torch.Tensor | None] = []
             addresses: list[int] = []
@@ -265,7 +305,7 @@ class LiveWeights:
                     bound = self._laid_out(source.detach(), slot.spec, old)
                     ours = bound.data_ptr() != source.data_ptr()
                     if ours:
-                        watch[index] = None
+                        watch[index], bare = None, False
                     if ours or self.copies:
                         content += stamp(source)
                 own.append(bound if ours else None)
@@ -281,7 +321,7 @@ class LiveWeights:
         return WeightSet(
             pointers, stamps, kept, tuple(values[name] for name in self._derived), object(), pieces,
             watched if watch else None, contents(watched(sources)), [Alias(sources[i]) for i in watch],
-            refreshes, ready, set(),
+            refreshes, ready, set(), bare,
         )  # fmt: skip
 
     def _derive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 import torch
@@ -251,6 +252,27 @@ def test_nothing_is_done_when_nothing_changed(copies: bool) -> None:
         run(X)
     assert engines.live._last[2].token is token  # type: ignore[index]
     assert engines.refits == refits
+
+
+def test_writes_to_what_engines_read_renew_what_is_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The addresses stay, and nothing looks at each weight: a model may have thousands."""
+    monkeypatch.setattr(live, "ALIGNMENT", 1)
+    net = perturb(Net())
+    run, engines = compiled(net, X, False)
+    run(X)
+    assert engines.live is not None
+    first = engines.live._last[2]  # type: ignore[index]
+    whole = mock.Mock(side_effect=AssertionError("every weight is looked at"))
+    monkeypatch.setattr(live.LiveWeights, "_renewed", whole)
+    for seed in range(3):
+        perturb(net, seed)
+        assert close(run(X), net(X))
+        latest = engines.live._last[2]  # type: ignore[index]
+        assert latest.token is not first.token
+        assert latest.pointers == first.pointers
+    net.plain.weight = net.tied.weight = nn.Parameter(net.plain.weight * 2)
+    with pytest.raises(AssertionError, match="every weight"):
+        run(X)
 
 
 def test_back_and_forth_between_models(copies: bool) -> None:
