@@ -83,6 +83,17 @@ def test_layers_repeat_a_view_after_another_operator() -> None:
     assert network.multiplied[1:] == [((7, 7), (1, 7)), ((7, 7), (7, 7))]
 
 
+def test_a_reduction_is_no_view() -> None:
+    """A mask, and which of its rows are empty: repeated for each head, attention would be no attention to RTX."""
+    given = {"mask": torch.rand(1, 1, 7, 7), "scores": torch.randn(1, 2, 7, 7)}
+    network = Watched(given)
+    net = Net(network, flavour.load(), bound=True)
+    mask, scores = (net.input(name, TensorSpec.of(value)) for name, value in given.items())
+    masked = net.mul(scores, mask)
+    net.mul(masked, net.reduce(trt.ReduceOperation.MAX, mask, [-1], keepdim=True))
+    assert network.multiplied == [((1, 2, 7, 7), (1, 1, 7, 7)), ((1, 2, 7, 7), (1, 1, 7, 1))]
+
+
 @pytest.mark.parametrize("other", [(1, 1, 5), (2, 1, 7)])
 def test_tensors_of_their_own_are_left_to_tensorrt(other: tuple[int, ...]) -> None:
     """A state space model multiplies large ones so."""

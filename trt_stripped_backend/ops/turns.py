@@ -24,7 +24,7 @@ class Turns:
         self._of: dict[str, int] = {}  # by tensor name; 0, which is not kept: not turned
         self._numbers: dict[Hashable, int] = {}
         self._reduced: dict[Hashable, list[int]] = {}
-        self._root: dict[str, str] = {}  # by tensor name: what it is computed of alone; "" for literals
+        self._root: dict[str, str] = {}  # by tensor name: whose elements alone its own are made of; "" for literals
         self._repeated: dict[str, Hashable] = {}  # by that: along which dimensions, at first
 
     def _number(self, turn: Hashable) -> int:
@@ -32,8 +32,10 @@ class Turns:
 
     def follow(self, inputs: Sequence[ITensor], made: ITensor) -> None:
         """A layer made this of its inputs, literals aside."""
-        roots = {self._root.get(x.name, x.name) for x in inputs} - {""}
-        if len(roots) < 2:
+        known = {x.name: self._root.get(x.name, x.name) for x in inputs}
+        roots = set(known.values()) - {""}
+        alike = all(_sizes(x) == _sizes(made) for x in inputs if known[x.name])
+        if len(roots) < 2 and alike:
             self._root[made.name] = roots.pop() if roots else ""
         turns = {self._of.get(x.name, 0) for x in inputs} - {0}
         if turns:
@@ -69,3 +71,8 @@ class Turns:
         if turn not in seen:
             seen.append(turn)
         return seen.index(turn)
+
+
+def _sizes(x: ITensor) -> list[int]:
+    """Of its dimensions of more than one element, in any order."""
+    return sorted(size for size in x.shape if size != 1)
