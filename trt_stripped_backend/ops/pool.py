@@ -259,10 +259,12 @@ def _layer(
 ) -> ITensor:  # fmt: skip
     """A pooling layer over the last dimensions; an average counts all padding."""
     rank = len(kernel)
-    if rank == 1 and (tuple(out), tuple(kernel), tuple(padding)) == ((1,), tuple(net.shape(x)[-1:]), (0,)):
-        # One window over a whole line: RTX fails to build some graphs with a pooling of it.
-        reduction = trt.ReduceOperation.MAX if kind == "MAX" else trt.ReduceOperation.AVG
-        return net.cast(net.reduce(reduction, net.wide(x), [-1], keepdim=True), net.dtype(x))
+    if rank == 1 and tuple(out) == (1,) and isinstance(net.shape(x)[-1], int):
+        # One window of a line: beside some products RTX builds no pooling of it.
+        reduction, size = trt.ReduceOperation.MAX if kind == "MAX" else trt.ReduceOperation.AVG, kernel[0]
+        length = min(size - padding[0], net.shape(x)[-1])
+        y = net.reduce(reduction, net.wide(net.narrow(x, -1, 0, length)), [-1], keepdim=True)
+        return net.cast(y if kind == "MAX" or length == size else net.mul(y, length / size), net.dtype(x))
     lead, sizes = list(net.shape(x)[:-rank]), net.shape(x)[-rank:]
     reach = [(o - 1) * s + k - p for o, s, k, p in zip(out, stride, kernel, padding, strict=True)]
     if any(r > size + p for r, size, p in zip(reach, sizes, padding, strict=True)):
