@@ -37,8 +37,8 @@ class Thread(threading.local):
 class _End:
     """Ends with the thread, or with the runner, and leaves to each engine what there was for it.
 
-    A context that ended, in its own thread or another, let a later refit of its engine end the process (RTX 1.6.1, now
-    and then). Contexts that are left serve the next thread, which so needs not make one.
+    Twice a refit ended the process where a context of its engine had ended with its thread (RTX 1.6.1, of many runs).
+    Contexts that are left serve the next thread, which so need not make one.
     """
 
     def __init__(self, contexts: MutableMapping[Engine, Context], recorded: MutableMapping[Engine, Known]) -> None:
