@@ -37,6 +37,12 @@ CASES = [
     Case("slice_scatter_whole", lambda x, y: torch.slice_scatter(x, y) + 1, (t(2, 3), t(2, 3))),
     Case("slice_scatter_step", lambda x, y: torch.slice_scatter(x, y, 1, 1, None, 2), (t(2, 6), t(2, 3))),
     Case("slice_scatter_step_inside", lambda x, y: torch.slice_scatter(x, y, 0, 1, 6, 3), (t(8, 2), t(2, 2))),
+    Case("slice_scatter_step_once", lambda x, y: torch.slice_scatter(x, y, 1, 2, None, 4), (t(2, 6), t(2, 1))),
+    Case(
+        "slice_scatter_step_all_bool",
+        lambda x: torch.slice_scatter(x, torch.ones_like(x), 1, 0, 1, 2),
+        (t(2, 1, dtype=BOOL),),
+    ),
     Case("write_slice", lambda x, y: _write(x, y, slice(1, 3)), (t(4, 3), t(3))),
     Case("write_select", lambda x, y: _write(x, y, slice(None), 1), (t(4, 3), t(4))),
     Case("write_casts", lambda x, y: _write(x, y, slice(1, 3)), (t(4, 3, dtype=I32), t(2, 3))),

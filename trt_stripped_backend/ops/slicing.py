@@ -82,6 +82,8 @@ def _replace(net: Net, self: ITensor, src: ITensor, dim: int, taken: range) -> I
     """``self`` with ``src`` in place of the positions ``taken`` of ``dim``."""
     size, dim = net.shape(self)[dim], dim % len(self.shape)
     src = net.cast(src, net.dtype(self))
+    if len(taken) == 1:
+        taken = range(taken.start, taken.start + 1)
     if taken.step == 1:
         parts = [net.narrow(self, dim, 0, taken.start)] if taken.start else []
         parts.append(src)
