@@ -273,7 +273,7 @@ def test_updates_under_a_lock_from_another_thread(mode: str) -> None:
     with torch.no_grad():
         fast(x)
     states = [perturbed(Block(), seed).state_dict() for seed in (1, 2)]
-    done = threading.Event()
+    served, done = threading.Semaphore(0), threading.Event()  # who lets a lock go would else take it again, mostly
 
     def serve() -> None:
         with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
@@ -281,12 +281,13 @@ def test_updates_under_a_lock_from_another_thread(mode: str) -> None:
                 with lock:
                     have, want = fast(x), model(x)
                     torch.cuda.current_stream().synchronize()
+                served.release()
                 if error(have, want) > 1e-5:
                     failures.append(error(have, want))
 
     def update() -> None:
         index = 0
-        while not done.is_set():
+        while served.acquire() and not done.is_set():
             with lock, torch.no_grad():
                 model.load_state_dict(states[index % 2])
                 torch.cuda.synchronize()
@@ -299,6 +300,7 @@ def test_updates_under_a_lock_from_another_thread(mode: str) -> None:
     for thread in servers:
         thread.join()
     done.set()
+    served.release()
     updater.join()
     assert not failures
 
@@ -311,12 +313,14 @@ def test_threads_end_beside_refits(mode: str) -> None:
     fast, lock, failures = compiled(model, mode), threading.Lock(), []
     fast(x)
     states = [perturbed(Block(), seed).state_dict() for seed in (1, 2)]
+    served = threading.Semaphore(0)
 
     def serve() -> None:
         with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
             with lock:
                 have, want = fast(x), model(x)
                 torch.cuda.current_stream().synchronize()
+            served.release()
             if error(have, want) > 1e-5:
                 failures.append(error(have, want))
 
@@ -324,13 +328,16 @@ def test_threads_end_beside_refits(mode: str) -> None:
         threads = [threading.Thread(target=serve) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
+        for _ in threads:
+            served.acquire()
             with lock:
                 for state in states:
                     model.load_state_dict(state)
                     have, want = fast(x), model(x)
                     torch.cuda.synchronize()
                     assert error(have, want) < 1e-5
+        for thread in threads:
+            thread.join()
     assert not failures
 
 
