@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from .errors import BuildFailed, NotBuilt, Unsupported
 from .flavour import Flavour, logger, messages, trt
 from .key import digest
+from .ops.chosen import compared
 from .ops.library import all_ops
 from .ops.net import Net
 from .ops.network import Out
@@ -216,7 +217,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
     for symbol in signature.symbols:
         if symbol.dim is None:
             net.size_input(symbol.name)
-    needed = _needed(partition.module.graph)
+    needed, once = _needed(partition.module.graph), compared(partition.module.graph)
     for index, node in enumerate(partition.module.graph.nodes):
         if node in literals or (node not in needed and node.op not in ("placeholder", "output")):
             continue  # attention that nobody uses: PyTorch takes it for random, and keeps it
@@ -236,6 +237,8 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
             arguments = bind(node.target, fx.node.map_arg(node.args, lookup), fx.node.map_arg(node.kwargs, lookup))
             values[node] = converters[node.target].convert(net, **arguments)
             _check(str(node.target), values[node], net)
+        if node in once:
+            values[node] = net.once(values[node])
     leaving: Any = partition.module.graph.output_node().args[0]
     for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):
         net.output(lookup(node), f"y{index}", spec)

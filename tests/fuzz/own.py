@@ -28,6 +28,16 @@ def extreme(x: torch.Tensor, dim: int, keepdim: bool, largest: bool) -> torch.Te
     return values
 
 
+def largest(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return x == x.amax(dim, keepdim=True)
+
+
+def rank(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """How many elements of its line each is above."""
+    lines = x.movedim(dim, -1)
+    return (lines[..., :, None] > lines[..., None, :]).sum(-1)
+
+
 def index(x: torch.Tensor, *places: torch.Tensor | slice | None) -> torch.Tensor:
     return x[places]
 

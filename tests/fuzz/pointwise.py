@@ -122,6 +122,12 @@ def extreme(b: Builder) -> None:
 
 
 @of("reductions")
+def chosen(b: Builder) -> None:
+    x = b.pick(FLOATS, low=1, numel=1)
+    b.add(b.one_of("own.largest", "own.rank"), x, b.dim(x))
+
+
+@of("reductions")
 def softmax(b: Builder) -> None:
     x = b.pick(FLOATS)
     b.add(b.one_of("F.softmax", "F.log_softmax", "F.softmin"), x, dim=b.dim(x))

@@ -129,23 +129,27 @@ def _extreme(net: Net, kind: Any, x: ITensor, dims: Sequence[int], keepdim: bool
 def _position(net: Net, kind: Any, x: ITensor, dim: int) -> ITensor:
     """Where the first extreme (or NaN) along a dimension is, which stays with size 1. int64.
 
-    TopK would not say which of several equal elements it takes, and PyTorch takes the first.
+    TopK would not say which of several equal elements it takes, and PyTorch takes the first. Other dimensions of one
+    element are left out meanwhile: of a product ``[1, 3, 4, 4]`` RTX 1.7 does not build this.
     """
     x = net.cast(x, torch.int32) if net.dtype(x) in BOOL else x
-    hit = net.equal(x, _extreme(net, kind, x, [dim], True))  # a NaN equals nothing, so only NaNs are hit then
+    shape, size, dim = net.shape(x), net.shape(x)[dim], dim % len(x.shape)
+    kept = [d for d, s in enumerate(shape) if d == dim or isinstance(s, Dim) or s != 1]
+    x, at = net.once(net.reshape(x, [shape[d] for d in kept])), kept.index(dim)
+    hit = net.equal(x, _extreme(net, kind, x, [at], True))  # a NaN equals nothing, so only NaNs are hit then
     if net.dtype(x) in FLOAT:
         hit = net.logical_or(hit, net.isnan(x))
-    size = net.shape(x)[dim]
-    place = [1] * len(x.shape)
-    place[dim] = size
+    place = [size if d == dim else 1 for d in kept]
     index = net.select(hit, net.reshape(iota(net, size, torch.int32), place), size - 1, torch.int32)
-    return net.cast(net.reduce(trt.ReduceOperation.MIN, index, [dim], keepdim=True), torch.int64)
+    index = net.cast(net.reduce(trt.ReduceOperation.MIN, index, [at], keepdim=True), torch.int64)
+    return net.reshape(index, [1 if d == dim else s for d, s in enumerate(shape)])
 
 
 def _extreme_of_dim(net: Net, kind: Any, x: ITensor, dim: int, keepdim: bool) -> tuple[ITensor, ITensor]:
-    value = _extreme(net, kind, x, [dim], keepdim)
     if not len(x.shape):
-        return value, net.constant(0, torch.int64)
+        return _extreme(net, kind, x, [dim], keepdim), net.constant(0, torch.int64)
+    x = net.once(x)
+    value = _extreme(net, kind, x, [dim], keepdim)
     return value, net.reshape(_position(net, kind, x, dim), tuple(net.shape(value)))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..flavour import trt
 from ..sizes import UNBOUNDED, Dim, Size, alike, dim
-from .network import ITensor, Network
+from .network import FLOAT, ITensor, Network
 
 #: One size of a shape: an int, or a :class:`~..sizes.Dim`.
 AnySize = Any
@@ -26,6 +26,8 @@ class Shapes(Network):
         self._told: dict[str, tuple[ITensor, int]] = {}  # symbol → the tensor and the dimension that tell it
         self._sizes: dict[Size, ITensor] = {}
         self._reshaped: set[str] = set()  # tensors that a layer gave another shape, by tensor name
+        self._once: dict[str, ITensor] = {}  # what `once` made, by tensor name
+        self._stored: set[str] = set()  # that, and views of what lies in memory, by tensor name
 
     # ---------------------------------------------------------------- sizes
 
@@ -114,6 +116,8 @@ class Shapes(Network):
         made = self.take(layer)
         self.turns.view(x, made)
         self._reshaped.add(made.name)
+        if self._is_stored(x):
+            self._stored.add(made.name)
         if x.name in self._raw:
             self._raw[made.name] = self._raw[x.name]
         return self.keep(made, shape)
@@ -135,6 +139,8 @@ class Shapes(Network):
         layer.first_transpose = trt.Permutation(dims)
         made = self.take(layer)
         self.turns.turn(x, dims, made)
+        if self._is_stored(x):
+            self._stored.add(made.name)
         return self.keep(made, [sizes[d] for d in dims])
 
     def transpose(self, x: ITensor, dim0: int, dim1: int) -> ITensor:
@@ -237,3 +243,26 @@ class Shapes(Network):
         shape[dim : dim + 1] = self.shape(indices)
         return self.keep(self.take(self.network.add_gather(x, indices, dim)), shape)
 
+    def once(self, x: ITensor) -> ITensor:
+        """``x``, computed once, for what compares it with a choice of its own elements.
+
+        A kernel computes its operands anew where that is cheap, and rounds them in its own way. Seen on RTX 1.6.1:
+        ``y = x * w + x * x`` is nowhere ``y.amax(-2)`` in one column of six, ``y > y`` holds of resized images. What a
+        scatter wrote is read as it is, so one element is written over by itself.
+        """
+        count = math.prod(self.shape(x))
+        least = count.interval[0] if isinstance(count, Dim) else count
+        if self._is_stored(x) or least < 1 or self.dtype(x) not in FLOAT:
+            return x
+        if x.name not in self._once:
+            whole = x if len(x.shape) else self.reshape(x, [1])
+            ones = [1] * len(whole.shape)
+            first = self.slice(whole, [0] * len(ones), ones, ones)
+            place = self.constant(torch.zeros(ones, dtype=torch.int32))
+            made = self.take(self.network.add_scatter(whole, place, first, trt.ScatterMode.ELEMENT))
+            self._stored.add(made.name)
+            self._once[x.name] = self.reshape(self.keep(made, self.shape(whole)), self.shape(x))
+        return self._once[x.name]
+
+    def _is_stored(self, x: ITensor) -> bool:
+        return bool(x.is_network_input) or x.name in self._raw or x.name in self._stored

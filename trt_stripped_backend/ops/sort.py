@@ -163,7 +163,7 @@ def sort_stable(
     if not stable or not rank or alike([net.shape(self)[dim]], [1]):
         return _top(net, self, net.shape(self)[dim] if rank else 1, dim, descending)
     order = [d for d in range(rank) if d != dim % rank] + [dim % rank]
-    x = net.permute(net.cast(self, torch.int32) if net.dtype(self) == torch.bool else self, order)
+    x = net.permute(net.cast(self, torch.int32) if net.dtype(self) == torch.bool else net.once(self), order)
     shape, size = net.shape(x), net.shape(x)[-1]
     x = net.reshape(x, [-1, size])
     places = net.expand(net.reshape(iota(net, size, torch.int32), [1, size]), net.shape(x))
