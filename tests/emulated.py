@@ -264,6 +264,7 @@ def emulated() -> Iterator[World]:
         (graphs, "empty_cuda", _empty), (context, "_local", context._Local()), (graphs, "_local", graphs._Local()),
         (torch.cuda, "current_device", lambda: None), (torch.cuda, "device", contextlib.nullcontext),
         (torch.cuda, "stream", current), (torch.cuda, "Stream", Stream), (torch.cuda, "Event", Event),
+        (context, "borrow", Stream), (context, "back", lambda device, stream: None),
         (torch.cuda, "current_stream", lambda *_: Stream(handle=world.current)),
         (torch.cuda, "default_stream", lambda *_: Stream(handle=MAIN)), (graphs, "CudaGraph", Graph),
         (torch.Tensor, "record_stream", lambda *_: None),

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from .flavour import messages, trt
-from .live import ALIGNMENT
+from .placement import ALIGNMENT
 from .precision import applied
 from .refit import Engine, EnginePool
+from .streams import back, borrow
 from .types import BlobStore, TensorSpec
 
 
@@ -47,6 +48,8 @@ class Context:
     Attributes:
         trt: the ``trt.IExecutionContext``.
         token: stands for the weights that are bound.
+        held: stands for where they lie: see :class:`.weightset.WeightSet`.
+        weights: their addresses.
         call: whose shapes are set; None before the first run.
         pointers: addresses bound to the inputs and outputs, in order.
         handle: the stream of the last run, None before the first.
@@ -58,6 +61,7 @@ class Context:
         # These must outlive the context. Not our Engine, whose end is what ends its contexts.
         self._owners = engine.engine, engine.runtime
         self.token: object | None = None
+        self.held: object | None = None
         self.weights: Sequence[int] = ()
         self.call: Call | None = None
         self.pointers: list[int] = []
@@ -125,8 +129,9 @@ class Context:
                     other.handle = None
 
     def leave(self) -> None:
-        """Takes the scratch memory back, so that the next run gets its own stream's."""
-        self._scratch = self.handle = None
+        """Takes the scratch memory back, so that the next run gets its own stream's, and forgets whose weights these
+        are."""
+        self._scratch = self.handle = self.token = self.held = None
 
     def reshape(self, call: Call) -> None:
         """Tells TensorRT the shapes of a call.
@@ -214,7 +219,8 @@ class Side:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = borrow(device)
+        weakref.finalize(self, back, device, self.stream)
         self.handle: int = self.stream.cuda_stream
         self._main = torch.cuda.default_stream(device)
         # Kept: to make events costs more than to record them.

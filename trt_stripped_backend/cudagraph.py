@@ -8,33 +8,12 @@ none, so there is no need for it.
 from __future__ import annotations
 
 import ctypes
-import functools
-import sys
-from typing import Any
+import gc
+import threading
+
+from .driver import check, driver
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate and wait meanwhile
-
-
-@functools.cache
-def _driver() -> Any:
-    """The driver's library, which PyTorch has loaded already."""
-    library: Any = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    pointer, out = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
-    for name, arguments in {
-        "cuStreamBeginCapture_v2": (pointer, ctypes.c_int), "cuStreamEndCapture": (pointer, out),
-        "cuGraphInstantiateWithFlags": (out, pointer, ctypes.c_ulonglong), "cuGraphLaunch": (pointer, pointer),
-        "cuGraphExecDestroy": (pointer,), "cuGraphDestroy": (pointer,),
-        "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
-    }.items():  # fmt: skip
-        getattr(library, name).argtypes = arguments
-    return library
-
-
-def _check(status: int) -> None:
-    if status:
-        text = ctypes.c_char_p()
-        _driver().cuGetErrorString(status, ctypes.byref(text))
-        raise RuntimeError(f"CUDA error {status}: {(text.value or b'unknown').decode()}")
 
 
 class CudaGraph:
@@ -49,7 +28,7 @@ class CudaGraph:
         Raises:
             RuntimeError: CUDA cannot record here.
         """
-        _check(_driver().cuStreamBeginCapture_v2(stream, _THREAD_LOCAL))
+        check(driver().cuStreamBeginCapture_v2(stream, _THREAD_LOCAL))
 
     def end(self, stream: int) -> None:
         """Ends the recording; :meth:`launch` runs it.
@@ -57,12 +36,12 @@ class CudaGraph:
         Raises:
             RuntimeError: something was enqueued that cannot be recorded.
         """
-        driver, graph = _driver(), ctypes.c_void_p()
-        _check(driver.cuStreamEndCapture(stream, ctypes.byref(graph)))
+        graph = ctypes.c_void_p()
+        check(driver().cuStreamEndCapture(stream, ctypes.byref(graph)))
         try:
-            _check(driver.cuGraphInstantiateWithFlags(ctypes.byref(self._ready), graph, 0))
+            check(driver().cuGraphInstantiateWithFlags(ctypes.byref(self._ready), graph, 0))
         finally:
-            driver.cuGraphDestroy(graph)
+            driver().cuGraphDestroy(graph)
 
     def launch(self, stream: int) -> None:
         """Enqueues the recorded work.
@@ -70,10 +49,33 @@ class CudaGraph:
         Raises:
             RuntimeError: CUDA refused.
         """
-        status = _driver().cuGraphLaunch(self._ready, stream)
+        status = driver().cuGraphLaunch(self._ready, stream)
         if status:
-            _check(status)
+            check(status)
 
     def __del__(self) -> None:
         if self._ready:
-            _driver().cuGraphExecDestroy(self._ready)  # CUDA waits for runs under way
+            driver().cuGraphExecDestroy(self._ready)  # CUDA waits for runs under way
+
+
+class _Uncollected:
+    """No garbage collection while a thread records: what it frees may call into CUDA, which would end the recording."""
+
+    def __init__(self) -> None:
+        self._lock, self._threads, self._enabled = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._enabled = gc.isenabled()
+                gc.disable()
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads and self._enabled:
+                gc.enable()
+
+
+uncollected = _Uncollected()

@@ -9,26 +9,14 @@ from typing import Any
 
 import torch
 
-from .errors import NotWarm, RefitFailed
-from .types import dtype_name
+from .errors import NotWarm
+from .placement import checked
 from .watch import capturing, gather
 from .weights import Derived
 
 UNRECORDED = "a weight's copy is out of date while a CUDA graph is recorded: call the model once before recording it"
 
 _lock = threading.Lock()
-
-
-def checked(tensor: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device, name: str) -> None:
-    """Raises RefitFailed if a tensor cannot be the weight that was traced: its engine would read foreign memory."""
-    have = (tuple(tensor.shape), tensor.dtype, tensor.device)
-    if have != (tuple(shape), dtype, device):
-        raise RefitFailed(
-            f"weight {name} is {dtype_name(tensor.dtype)}{list(tensor.shape)} on {tensor.device}; its engine was built "
-            f"for {dtype_name(dtype)}{list(shape)} on {device}: compile (torch.compiler.reset()) or export again"
-        )
-    if tensor.numel() and not tensor.data_ptr():
-        raise RefitFailed(f"weight {name} has no memory (its storage was freed): restore it before the call")
 
 
 class Made:
@@ -46,6 +34,10 @@ class Made:
 
     def update(self, key: tuple[Any, ...], tensors: Sequence[torch.Tensor]) -> None:
         torch._foreach_copy_(self.tensors, tuple(tensors))
+        self.rename(key)
+
+    def rename(self, key: tuple[Any, ...]) -> None:
+        """They depend on this now."""
         with _lock:
             if _made.get(self.key) is self:
                 del _made[self.key]
@@ -97,13 +89,17 @@ class Derivation:
         for (argument, shape, dtype), tensor in zip(self._traced, inputs, strict=True):
             checked(tensor, shape, dtype, self.device, name(argument))
 
+    def on(self, refreshes: int, known: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """All that its outputs depend on, by what is known of all sources."""
+        return refreshes, self.pick(known)
+
     def computed(
         self, on: tuple[Any, ...], mine: Made | None, inputs: Sequence[torch.Tensor], recording: bool
     ) -> tuple[Made, bool]:
         """Its outputs that depend on this, and whether they are to be shared: nobody had them, and now they are made.
 
         Args:
-            on: all that the outputs depend on.
+            on: what :meth:`on` gives.
             mine: the outputs before, whose memory is kept.
             inputs: its inputs.
             recording: a CUDA graph is being recorded.
@@ -128,3 +124,12 @@ class Derivation:
         else:
             mine.update(shared, tensors)
         return mine, made is None
+
+    def into(self, made: Made, inputs: Sequence[torch.Tensor]) -> None:
+        """Computes its outputs to where they are."""
+        torch._foreach_copy_(made.tensors, tuple(self._module(*inputs)))
+
+    def renewed(self, on: tuple[Any, ...], mine: Made, ready: torch.cuda.Event | None) -> None:
+        """Notes that its outputs are computed anew before the event, and depend on this."""
+        mine.rename((*self._code, *on))
+        mine.share(ready)

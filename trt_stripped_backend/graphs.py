@@ -7,7 +7,6 @@ parameter is seen by the next replay. A refit ends a graph: on TensorRT-RTX 1.6.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from .context import Call, Context, empty_cuda, placeholder, side_stream
-from .cudagraph import CudaGraph
+from .cudagraph import CudaGraph, uncollected
 from .flavour import messages
 
 
@@ -97,7 +96,7 @@ class Recorded:
         messages.clear()
         done = False
         try:
-            with torch.cuda.stream(stream), _uncollected:
+            with torch.cuda.stream(stream), uncollected:
                 self._graph.begin(stream.cuda_stream)
                 try:
                     done = self.context.execute(stream.cuda_stream)
@@ -107,29 +106,6 @@ class Recorded:
             self.why = str(error)
         else:
             self.why = "" if done else messages.text()
-
-
-class _Uncollected:
-    """No garbage collection while a thread records: what it frees may call into CUDA, which would end the recording."""
-
-    def __init__(self) -> None:
-        self._lock, self._threads, self._enabled = threading.Lock(), 0, False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._threads:
-                self._enabled = gc.isenabled()
-                gc.disable()
-            self._threads += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if not self._threads and self._enabled:
-                gc.enable()
-
-
-_uncollected = _Uncollected()
 
 
 def run_and_record(

@@ -12,20 +12,21 @@ import operator
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from packaging.version import Version
 
-from .derived import UNRECORDED, Derivation, Made, checked, enqueued
+from .derived import UNRECORDED, Derivation, Made, enqueued
 from .errors import NotWarm
+from .placement import checked, fits, laid_out
+from .renewal import Renewal
 from .types import Slot, TensorSpec
 from .watch import Alias, Disguised, capturing, contents, current_handle, gather, same_layout, stamp, writes
 from .weights import Split
+from .weightset import Last, WeightSet
 
-#: TensorRT wants device memory of inputs aligned so; PyTorch's allocator gives 512, a view into a flat buffer may not.
-ALIGNMENT = 256
 _MAX_SETS = 256  # small records: addresses, and derived weights that the model's other graphs share
 #: Before 2.13 Dynamo does not look at a parameter again after ``p.data = …``, so its layout may change at one address.
 _UNGUARDED = Version(torch.__version__).release < (2, 13)
@@ -37,61 +38,6 @@ _all_live: weakref.WeakSet[LiveWeights] = weakref.WeakSet()
 #: How often :func:`refresh_all` was called: a part of all that tells one state of weights from another.
 _refreshes = 0
 _lock = threading.Lock()
-
-
-def fits(tensor: torch.Tensor, spec: TensorSpec) -> bool:
-    """Whether an engine can read this tensor's memory as it is."""
-    if tensor.data_ptr() % ALIGNMENT:
-        return False
-    if tensor.stride() == spec.stride:
-        return True
-    pairs = zip(tensor.shape, tensor.stride(), spec.stride, strict=True)
-    return all(have == want for size, have, want in pairs if size != 1)  # a size of 1 has no stride that matters
-
-
-def laid_out(tensor: torch.Tensor, spec: TensorSpec, into: torch.Tensor | None = None) -> torch.Tensor:
-    """The tensor itself if it fits, else a copy in the layout of ``spec``, in ``into`` if given."""
-    if fits(tensor, spec):
-        return tensor
-    if into is None:
-        into = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=tensor.device)
-    return into.copy_(tensor)
-
-
-class WeightSet(NamedTuple):
-    """One model's weights as they are: addresses, copies, and what those depend on. Never changed, only replaced.
-
-    Attributes:
-        pointers: for each partition, the addresses of its slots, which an engine reads.
-        stamps: for each partition, what an engine's copy of the slots depends on; equal stamps, equal contents.
-        kept: for each partition, the slot tensors that are ours (derived or re-laid-out); None for the model's own.
-        values: derived weights in the order of the main graph's placeholders.
-        token: stands for all of the above, so that one identity check tells "as before".
-        pieces: the derived weights by piece, with what they depend on.
-        watched: picks the sources whose contents matter, None if none do; ``state`` is what those were.
-        aliases: hold the memory of the watched sources, so that no other tensor gets an address that stands for them.
-        refreshes: how often all was refreshed before; see :func:`refresh_all`.
-        ready: recorded after what is ours was computed; None if nothing is, or on a CPU.
-        streams: numbers of the streams that are ordered after ``ready``; grows.
-        bare: what is ours among the slots are derived weights, and nothing else.
-    """
-
-    pointers: list[tuple[int, ...]]
-    stamps: list[tuple[int, ...]]
-    kept: list[list[torch.Tensor | None]]
-    values: tuple[torch.Tensor, ...]
-    token: object
-    pieces: list[tuple[tuple[Any, ...], Made]]
-    watched: Callable[[Sequence[Any]], tuple[Any, ...]] | None
-    state: tuple[Any, ...]
-    aliases: list[Alias]
-    refreshes: int
-    ready: torch.cuda.Event | None
-    streams: set[int]
-    bare: bool
-
-    def as_before(self, sources: Sequence[torch.Tensor]) -> bool:
-        return self.watched is None or self.state == contents(self.watched(sources))
 
 
 class Bundle(NamedTuple):
@@ -144,7 +90,7 @@ class LiveWeights:
         self._derived_of = tuple(self._index[i] for i in dict.fromkeys(derive))
         self._watch = tuple(range(len(self._used))) if copies else self._derived_of
         self._sets: OrderedDict[tuple[Any, ...], WeightSet] = OrderedDict()
-        self._last: tuple[tuple[int, ...], Callable[..., bool] | None, WeightSet] | None = None
+        self._last: Last | None = None
         self._lock = threading.RLock()
         if self._watch:
             writes.watch()
@@ -160,8 +106,9 @@ class LiveWeights:
         sources = self._gather(args)
         pointers = tuple(map(_pointer, sources))
         last = self._last
-        if last is not None and last[0] == pointers and (last[1] is None or last[1](*sources)):
-            found = last[2]
+        if last is not None and last.is_of(pointers, sources):
+            found = last.set
+            assert found is not None
             if found.watched is None or found.state == contents(found.watched(sources)):
                 self._disguised.calls = 0
                 if found.ready is not None:
@@ -180,18 +127,20 @@ class LiveWeights:
         assert found.ready is not None
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(found.ready)
-        for tensor in (*found.values, *(t for own in found.kept for t in own if t is not None)):
-            tensor.record_stream(stream)
+        if handle not in found.held:
+            for tensor in (*found.values, *(t for own in found.kept for t in own if t is not None)):
+                tensor.record_stream(stream)
+            found.held.add(handle)
         found.streams.add(handle)
 
     def _found(self, pointers: tuple[int, ...], sources: tuple[torch.Tensor, ...]) -> WeightSet:
-        where: tuple[Any, ...] = pointers
-        if self._unguarded:
-            where = (pointers, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
         with self._lock:
             stamps = self._stamps(sources)
             self._disguised.look(stamps)
-            known = self._sets.get(where)
+            last = self._last
+            if last is None or not last.is_of(pointers, sources):
+                last = self._known(pointers, sources)
+            known = last.set
             if known is None:
                 self.sweep()
             found = known
@@ -200,12 +149,19 @@ class LiveWeights:
                 with torch.inference_mode(False), torch.no_grad():
                     found = self._rewritten(known, sources, stamps) or self._renewed(known, sources, stamps)
             assert found is not None
-            self._sets.pop(where, None)
-            while len(self._sets) >= _MAX_SETS:
+            self._sets[last.where] = found
+            self._sets.move_to_end(last.where)
+            while len(self._sets) > _MAX_SETS:
                 self._sets.popitem(last=False)
-            self._sets[where] = found
-            self._last = pointers, same_layout(sources) if self._unguarded and sources else None, found
+            self._last = last._replace(set=found)
             return found
+
+    def _known(self, pointers: tuple[int, ...], sources: tuple[torch.Tensor, ...]) -> Last:
+        where: tuple[Any, ...] = pointers
+        if self._unguarded:
+            where = (pointers, tuple(map(torch.Tensor.stride, sources)), tuple(map(_shape_and_dtype, sources)))
+        laid_out_alike = same_layout(sources) if self._unguarded and sources else None
+        return Last(pointers, laid_out_alike, self._sets.get(where), where)
 
     def _stamps(self, sources: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:
         """What differs when a source changed, where anybody asks: of those that something is computed of, or of all."""
@@ -244,7 +200,7 @@ class LiveWeights:
             for where, found in list(self._sets.items()):
                 if found.aliases and not all(alias.alive for alias in found.aliases):
                     del self._sets[where]
-                    if self._last is not None and self._last[2] is found:
+                    if self._last is not None and self._last.set is found:
                         self._last = None
 
     def _rewritten(
@@ -252,22 +208,60 @@ class LiveWeights:
     ) -> WeightSet | None:
         """The set after writes to weights that engines read where they lie: only what is computed of them is new, in
         its old place. None if there is more to it."""
-        if self.copies or before is None or not before.bare or before.refreshes != _refreshes:
+        if self.copies or before is None or not before.bare or before.refreshes != _refreshes or capturing(self.device):
             return None
-        pieces = self._derive(before, sources, known, before.refreshes)
-        if any(made is not had for (_, made), (_, had) in zip(pieces, before.pieces, strict=True)):
-            return None
-        values = dict(zip(self._derived, before.values, strict=True))
-        for number, place, name, slot in self._derived_slots:
-            old = before.kept[number][place]
-            if self._laid_out(values[name], slot.spec, old) is not old:
+        pieces = self._launched(before, known)
+        if pieces is None:
+            pieces = self._derive(before, sources, known, before.refreshes)
+            if any(made is not had for (_, made), (_, had) in zip(pieces, before.pieces, strict=True)):
                 return None
+            if not self._lay_out(before):
+                return None
+            if self._most(before, pieces):
+                before.renewal.again(lambda: self._compute(before, sources))
         assert before.watched is not None
-        watched = before.watched(sources)
         return before._replace(
-            token=object(), pieces=pieces, state=contents(watched), aliases=[Alias(one) for one in watched],
+            token=object(), pieces=pieces, state=contents(before.watched(sources)),
             ready=enqueued(self.device) or before.ready, streams=set(),
         )  # fmt: skip
+
+    def _lay_out(self, found: WeightSet) -> bool:
+        """Copies derived weights to where engines read them in another layout; False if that is elsewhere now."""
+        values = dict(zip(self._derived, found.values, strict=True))
+        return all(
+            laid_out(values[name], slot.spec, found.kept[number][place]) is found.kept[number][place]
+            for number, place, name, slot in self._derived_slots
+        )
+
+    def _compute(self, found: WeightSet, sources: Sequence[torch.Tensor]) -> None:
+        """Enqueues all that makes derived weights, in their places, of sources in theirs."""
+        for derivation, (_, made) in zip(self._derivations, found.pieces, strict=True):
+            derivation.into(made, derivation.pick(sources))
+        self._lay_out(found)
+
+    def _most(self, before: WeightSet, pieces: Sequence[tuple[tuple[Any, ...], Made]]) -> bool:
+        """Whether so many pieces have changed that all may as well be computed."""
+        changed = sum(on != had for (on, _), (had, _) in zip(pieces, before.pieces, strict=True))
+        return 2 * changed > len(pieces)
+
+    def _launched(
+        self, before: WeightSet, known: Sequence[tuple[Any, ...]]
+    ) -> list[tuple[tuple[Any, ...], Made]] | None:
+        """The pieces after a launch that computed all of them; None where that is not recorded, or would not pay."""
+        if not before.renewal.recorded:
+            return None
+        pieces = [
+            (derivation.on(before.refreshes, known), made)
+            for derivation, (_, made) in zip(self._derivations, before.pieces, strict=True)
+        ]
+        if not self._most(before, pieces):
+            return None
+        before.renewal.launch()
+        ready = enqueued(self.device)
+        for derivation, (on, made), (had, _) in zip(self._derivations, pieces, before.pieces, strict=True):
+            if on != had:
+                derivation.renewed(on, made, ready)
+        return pieces
 
     def _renewed(
         self, before: WeightSet | None, sources: Sequence[torch.Tensor], known: Sequence[tuple[Any, ...]]
@@ -321,7 +315,7 @@ class LiveWeights:
         return WeightSet(
             pointers, stamps, kept, tuple(values[name] for name in self._derived), object(), pieces,
             watched if watch else None, contents(watched(sources)), [Alias(sources[i]) for i in watch],
-            refreshes, ready, set(), bare,
+            refreshes, ready, set(), set(), bare, Renewal(self.device),
         )  # fmt: skip
 
     def _derive(
@@ -333,7 +327,7 @@ class LiveWeights:
         pieces, fresh = [], []
         for k, derivation in enumerate(self._derivations):
             had = before.pieces[k] if before is not None else None
-            on = (refreshes, *(x for one in derivation.pick(known) for x in one))
+            on = derivation.on(refreshes, known)
             if had is None or had[0] != on:
                 inputs = derivation.pick(sources)
                 if had is None:  # else they were looked at: weights are known by their addresses and layouts

@@ -15,7 +15,8 @@ from .context import Call, Context, Kernels, Side, empty_cuda, forget, placehold
 from .errors import NotWarm
 from .flavour import messages
 from .graphs import Recorded, run_and_record
-from .live import ALIGNMENT, Bundle, laid_out
+from .live import Bundle
+from .placement import ALIGNMENT, laid_out
 from .profile import places, sizes
 from .refit import Engine, EnginePool
 from .threads import Thread
@@ -224,7 +225,7 @@ class Runner:
                 raise NotWarm(_COLD.format("the sizes are not those of the last call"))
         elif context.handle != handle:
             context.enter(self._stream(side))
-            context.token = None  # what is ours among the weights must be held for this stream too
+            context.token = context.held = None  # what is ours among the weights must be held for this stream too
         if context.call is not call or context.pointers != pointers or context.token is not weights.set.token:
             self._prepare(context, call, weights, pointers, self._stream(side), recording)
         done = context.execute(handle)
@@ -253,13 +254,14 @@ class Runner:
         if context.token is current.token:
             return
         if self._bound:
-            nowhere = placeholder(self.device)
-            addresses = [pointer or nowhere for pointer in current.pointers[self.index]]
-            known, context.weights = context.weights, ()
-            context.bind(self._slots, addresses, known)
-            context.weights = addresses
-            for tensor in self._kept(weights):
-                tensor.record_stream(stream)  # another thread may drop it while this stream still reads it
+            if context.held is not current.held:
+                nowhere = placeholder(self.device)
+                addresses = [pointer or nowhere for pointer in current.pointers[self.index]]
+                known, context.weights, context.held = context.weights, (), None
+                context.bind(self._slots, addresses, known)
+                for tensor in self._kept(weights):
+                    tensor.record_stream(stream)  # another thread may drop it while this stream still reads it
+                context.weights, context.held = addresses, current.held
             if current.ready is not None and not recording:
                 stream.wait_event(current.ready)
         context.token = current.token

@@ -17,9 +17,10 @@ PACKAGE = Path(next(iter(trt_stripped_backend.__path__)))
 #: Stages, each importing only what stands before it. A name stands for a module or a folder.
 STAGES = (
     "errors", "sizes", "types", "options", "flavour", "progress", "precision", "fingerprint", "watch", "inplace",
-    "origin", "decompositions", "lowering", "kernel_layout", "weights", "derived", "live", "ops", "reasons",
+    "origin", "decompositions", "lowering", "kernel_layout", "weights", "placement", "driver",
+    "streams", "cudagraph", "derived", "renewal", "weightset", "live", "ops", "reasons",
     "repeats", "cut", "partition", "pieces", "bisection", "key", "profile", "portable", "cache", "megacache",
-    "unbuilt", "build", "refit", "context", "cudagraph", "graphs", "threads", "run", "verify", "view", "report",
+    "unbuilt", "build", "refit", "context", "graphs", "threads", "run", "verify", "view", "report",
     "compilation", "artifact", "traces", "background", "enginecall", "backend", "variant", "layouts", "tracing",
     "programs", "api", "cli", "__init__",
 )  # fmt: skip

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from trt_stripped_backend import cudagraph
+from trt_stripped_backend import driver as cuda_driver
 
 
 class Driver:
@@ -37,7 +38,10 @@ class Driver:
 @pytest.fixture
 def driver() -> Iterator[Driver]:
     stand_in = Driver()
-    with mock.patch.object(cudagraph, "_driver", lambda: stand_in):
+    with (
+        mock.patch.object(cudagraph, "driver", lambda: stand_in),
+        mock.patch.object(cuda_driver, "driver", lambda: stand_in),
+    ):
         yield stand_in
 
 

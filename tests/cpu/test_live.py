@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from tests.graphs import Engines, aligned, live_weights, memory, trace
-from trt_stripped_backend import live
+from trt_stripped_backend import live, placement
 from trt_stripped_backend.errors import RefitFailed
-from trt_stripped_backend.live import Bundle, fits, laid_out
+from trt_stripped_backend.live import Bundle
+from trt_stripped_backend.placement import fits, laid_out
 from trt_stripped_backend.types import TensorSpec
 
 
@@ -118,7 +119,7 @@ def test_another_layout_at_the_same_address(
 ) -> None:
     """What PyTorch 2.11 lets through: its guards do not look at a parameter again after ``p.data = …``."""
     monkeypatch.setattr(live, "_UNGUARDED", True)
-    monkeypatch.setattr(live, "ALIGNMENT", 1)
+    monkeypatch.setattr(placement, "ALIGNMENT", 1)
     w = nn.Parameter(torch.randn(4, 4))
     found = live_weights(trace(fn, 1, w.detach(), X), copies=copies)
     scale = 1 if fn is plain else 2

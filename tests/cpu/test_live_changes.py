@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from tests.graphs import Engines, perturb, stage
-from trt_stripped_backend import live
+from trt_stripped_backend import live, placement
+from trt_stripped_backend.renewal import Renewal
 
 Change = Callable[["Net"], object]
 
@@ -152,10 +153,31 @@ def _size(net: Net) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-@pytest.fixture(params=["bound", "unaligned", "general"])
+class Recorded(Renewal):
+    """Does again, as a CUDA graph does, what was recorded."""
+
+    launches = 0
+
+    def again(self, act: Callable[[], None]) -> None:
+        self._times += 1
+        if self._times == 2:
+            self.act = act
+
+    @property
+    def recorded(self) -> bool:
+        return self._times >= 2
+
+    def launch(self) -> None:
+        Recorded.launches += 1
+        self.act()
+
+
+@pytest.fixture(params=["bound", "unaligned", "general", "recorded"])
 def copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Engines that read the model's own memory, copies of it that fit, or what they were refitted with."""
-    monkeypatch.setattr(live, "ALIGNMENT", 1 << 40 if request.param == "unaligned" else 1)
+    monkeypatch.setattr(placement, "ALIGNMENT", 1 << 40 if request.param == "unaligned" else 1)
+    if request.param == "recorded":
+        monkeypatch.setattr(live, "Renewal", Recorded)
     return bool(request.param == "general")
 
 
@@ -192,6 +214,30 @@ def test_every_change_is_seen(copies: bool) -> None:
     assert engines.graphs <= 6, "a change of values compiles nothing"
 
 
+def test_derived_weights_are_computed_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "ALIGNMENT", 1)
+    monkeypatch.setattr(live, "Renewal", Recorded)
+    monkeypatch.setattr(Recorded, "launches", 0)
+    net = perturb(Net())
+    run, _ = compiled(net, X, False)
+    run(X)
+    counts = []
+    for index in range(5):
+        perturb(net, seed=index)
+        assert close(run(X), net(X))
+        counts.append(Recorded.launches)
+    assert counts == [0, 0, 1, 2, 3]
+    net.a.add_(1)
+    assert close(run(X), net(X))
+    assert Recorded.launches == 3, "one of several pieces is computed by itself"
+    net.a.data = net.a.data.clone()
+    net.norm.running_mean = net.norm.running_mean + 1  # type: ignore[operator]
+    assert close(run(X), net(X)), "what was recorded reads the old memory"
+    assert Recorded.launches == 3
+    perturb(net, seed=9)
+    assert close(run(X), net(X))
+
+
 @pytest.mark.parametrize("name", SILENT)
 def test_silent_writes_need_a_refresh(name: str, copies: bool) -> None:
     net = perturb(Net())
@@ -215,7 +261,7 @@ class Bare(nn.Module):
 
 @pytest.mark.parametrize("name", SILENT)
 def test_bound_engines_see_silent_writes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "ALIGNMENT", 1)
+    monkeypatch.setattr(placement, "ALIGNMENT", 1)
     net, x = perturb(Bare()), torch.rand(3, 2)
     run, _ = compiled(net, x, False)
     before = net(x)
@@ -256,7 +302,7 @@ def test_nothing_is_done_when_nothing_changed(copies: bool) -> None:
 
 def test_writes_to_what_engines_read_renew_what_is_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The addresses stay, and nothing looks at each weight: a model may have thousands."""
-    monkeypatch.setattr(live, "ALIGNMENT", 1)
+    monkeypatch.setattr(placement, "ALIGNMENT", 1)
     net = perturb(Net())
     run, engines = compiled(net, X, False)
     run(X)

@@ -1,0 +1,41 @@
+"""CUDA streams that one thread at a time enqueues on.
+
+``torch.cuda.Stream()`` hands out 32 streams in turn, and then the same ones again. What another thread enqueued on one
+of those while this thread records a CUDA graph on it would become part of the graph, and not run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+import torch
+
+from .driver import check, driver
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the default stream, as PyTorch's own
+_idle: dict[torch.device, list[torch.cuda.Stream]] = {}
+_lock = threading.Lock()
+
+
+def borrow(device: torch.device) -> torch.cuda.Stream:
+    """A stream that nobody else has until it is given :func:`back`.
+
+    None is ever destroyed: PyTorch's allocator remembers the streams that used a tensor's memory.
+    """
+    with _lock:
+        idle = _idle.setdefault(device, [])
+        if idle:
+            return idle.pop()
+    made = ctypes.c_void_p()
+    with torch.cuda.device(device):
+        torch.cuda.current_stream(device).query()  # a thread's first call of the runtime makes the device's context its
+        check(driver().cuStreamCreate(ctypes.byref(made), _NON_BLOCKING))
+    stream: torch.cuda.Stream = torch.cuda.ExternalStream(made.value, device=device)  # type: ignore[no-untyped-call]
+    return stream
+
+
+def back(device: torch.device, stream: torch.cuda.Stream) -> None:
+    """The stream may be lent to the next."""
+    with _lock:
+        _idle.setdefault(device, []).append(stream)
