@@ -20,6 +20,8 @@ import torch
 from tests.graphs import memory
 from trt_stripped_backend import backend, compilation, context, flavour, graphs, live, portable, refit, run
 from trt_stripped_backend.key import digest
+from trt_stripped_backend.profile import symbol_names
+from trt_stripped_backend.sizes import evaluate, size
 from trt_stripped_backend.types import Entry, Key, Partition, Signature, TensorSpec
 
 CPU = torch.device("cpu")
@@ -120,7 +122,7 @@ class CudaEngine:
     def __init__(self, plan: bytes) -> None:
         data = json.loads(plan)
         self.signature = portable.load_signature(data["signature"])
-        self.module = portable.load_graph(data["module"])
+        self.module, self.sizes = portable.load_graph(data["module"]), data["sizes"]
         self.held: dict[str, torch.Tensor] = {}  # what a refit copied
         self.data: bytes | None = None
 
@@ -159,6 +161,24 @@ class ExecutionContext:
         self.addresses[name] = pointer
         return True
 
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.engine.signature.outputs[int(name[1:])].at(self._sizes()).physical
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return self.engine.device_memory_size_v2
+
+    def _sizes(self) -> dict[str, int]:
+        """The dynamic sizes that the shapes tell."""
+        signature, found = self.engine.signature, {}
+        for k, (_, spec) in enumerate(signature.inputs):
+            found.update(zip(spec.physical, self.shapes.get(f"x{k}", ()), strict=False))
+        found.update((one.name, self.shapes[one.name][0]) for one in signature.symbols if one.dim is None)
+        return {size: value for size, value in found.items() if isinstance(size, str)}
+
     def set_device_memory(self, pointer: int, size: int) -> None: ...
 
     def execute_async_v3(self, handle: int) -> bool:
@@ -172,13 +192,14 @@ class ExecutionContext:
         return True
 
     def _work(self, addresses: dict[str, int]) -> Callable[[], None]:
-        signature = self.engine.signature
+        signature, sizes = self.engine.signature, self._sizes()
 
         def read(name: str, spec: TensorSpec) -> torch.Tensor:
-            return memory(addresses[name], spec)
+            return memory(addresses[name], spec.at(sizes))
 
         def work() -> None:
-            given = {n: read(f"x{k}", spec) for k, (n, spec) in enumerate(signature.inputs)}
+            given: dict[str, Any] = {name: evaluate(one, sizes) for name, one in self.engine.sizes.items()}
+            given |= {n: read(f"x{k}", spec) for k, (n, spec) in enumerate(signature.inputs)}
             for name, slot in signature.slots:
                 held = self.engine.held
                 value = held[slot.name] if held else read(slot.name, slot.spec)
@@ -226,7 +247,11 @@ class Runtime:
 def build(piece: Partition, signature: Signature, key: Key, *, mode: str, ranges: Any = (), **_: Any) -> Entry:
     """In place of :func:`~.build.build`."""
     world.calls["build"] += 1
-    plan = {"signature": portable.dump_signature(signature), "module": portable.dump_graph(piece.module)}
+    names, given = symbol_names(piece, signature), piece.module.graph.find_nodes(op="placeholder")
+    plan = {
+        "signature": portable.dump_signature(signature), "module": portable.dump_graph(piece.module),
+        "sizes": {n.name: size(n.meta["val"], names) for n in given if isinstance(n.meta["val"], torch.SymInt)},
+    }  # fmt: skip
     header = {
         "mode": mode, "tf32": False, "ranges": [list(one) for one in ranges], "literals": {}, "build_seconds": 0.0,
         "slots": [[slot.name, slot.spec.to_json()] for _, slot in signature.slots], "flavour": ["emulated", "0"],

@@ -34,7 +34,7 @@ from torch._guards import TracingContext
 from . import portable, refit
 from .cache.entry import decode, encode
 from .compilation import VALUED, Compilation
-from .errors import BadEntry, MissingEngine, RefitFailed, TRTStrippedError, Unsupported
+from .errors import BadEntry, MissingEngine, Outgrown, TRTStrippedError, Unsupported
 from .flavour import load as load_flavour
 from .key import host
 from .lowering import Lowered
@@ -53,10 +53,15 @@ _HEAD = struct.Struct("<8sI")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
-def dump(
+def dump(compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int) -> bytes:
+    """:func:`content` as bytes."""
+    return sealed(content(compilation, planned, lowered, arguments))
+
+
+def content(
     compilation: Compilation, planned: Planned, lowered: Lowered, arguments: int, *, cached: bool = False
-) -> bytes:
-    """The bytes; called while AOTAutograd compiles, whose own work around the graph must come to nothing.
+) -> Any:
+    """What is saved, as JSON; called while AOTAutograd compiles, whose own work around the graph must come to nothing.
 
     Args:
         compilation: of this graph.
@@ -78,7 +83,7 @@ def dump(
     split, device, report = planned.split, compilation.device, compilation.report
     embed = compilation.options.embed_engines and not cached
     rejections = [one if cached else dataclasses.replace(one, where="", code="") for one in report.rejections]
-    return sealed({
+    return {
         "flavour": str(compilation.flavour), "host": host(), "target": compilation.target(),
         "mode": compilation.mode, "tf32": compilation.tf32, "device": str(device),
         "half_sums": compilation.half_sums, "options": _options(compilation.options),
@@ -94,7 +99,7 @@ def dump(
             [portable.dump_graph(piece.module), list(piece.sources), list(piece.names)] for piece in split.derived
         ],
         "pieces": [_dump_piece(piece, embed) for piece in planned.pieces],
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 def sealed(content: Json) -> bytes:
@@ -172,11 +177,11 @@ class Restored(Compilation):
         """Those that the engine was built for.
 
         Raises:
-            RefitFailed: others are asked for.
+            Outgrown: others are asked for.
         """
         assert piece.entry is not None
         if values is not None:
-            raise RefitFailed(
+            raise Outgrown(
                 f"{piece.partition.name}: sizes {list(values)} are outside {piece.entry.header['ranges']}, which the "
                 "saved function was made for: save it with a wider dynamic_range, or use torch.compile"
             )

@@ -19,7 +19,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from . import artifact, context, lowering, refit, traces
 from .compilation import VALUED, Compilation
 from .enginecall import EngineCall
-from .errors import BuildFailed, OptionError, RefitFailed, TRTStrippedError, Unsupported
+from .errors import BuildFailed, OptionError, Outgrown, RefitFailed, TRTStrippedError, Unsupported
 from .flavour import load
 from .live import LiveWeights
 from .ops.registry import is_getitem
@@ -189,16 +189,17 @@ def _known(
     gm: fx.GraphModule, compilation: Compilation, name: str, kept_as: str | None
 ) -> Callable[..., Any] | None:  # fmt: skip
     """The callable over what an earlier start kept of this graph; None if it kept nothing that is of use."""
-    found = traces.find(name, compilation)
+    found = traces.find(name, compilation, gm)
     if found is None:
         return None
     restored, planned, saved = found
-    if kept_as is not None:
+    dynamic = any(piece.signature.symbols for piece in planned.pieces)
+    if kept_as is not None and not dynamic:
         Precompiled.keep(kept_as, artifact.sealed(saved))
     suspects = artifact.suspects(saved)
     inner, live = assembled(restored, planned, artifact.names(saved), suspects)
-    if suspects:
-        inner = _without_data(compilation, functools.partial(lowering.lowered_anew, gm), inner, live)
+    if suspects or dynamic:
+        inner = _replanned(compilation, functools.partial(lowering.lowered_anew, gm), inner, live, dynamic=dynamic)
     return _plain(inner)
 
 
@@ -235,7 +236,7 @@ def _callable(
         except Unsupported as error:
             log.warning("caching_precompile does not keep a graph, which the next process traces: %s", error)
     inner, live = assembled(compilation, planned, lowered.names, lowered.suspects)
-    return _without_data(compilation, lambda _: lowered, inner, live) if lowered.suspects else inner
+    return _replanned(compilation, lambda _: lowered, inner, live) if lowered.suspects else inner
 
 
 def _lasting(compilation: Compilation, planned: Planned, lowered: lowering.Lowered, arguments: int) -> bytes:
@@ -251,41 +252,54 @@ def _lasting(compilation: Compilation, planned: Planned, lowered: lowering.Lower
     return artifact.dump(compilation, planned, lowered, arguments)
 
 
-def _without_data(
+def _replanned(
     compilation: Compilation, lower: Callable[[Sequence[Any]], lowering.Lowered], inner: Callable[..., Any],
-    live: LiveWeights,
+    live: LiveWeights, *, dynamic: bool = False,
 ) -> Callable[..., Any]:  # fmt: skip
-    """A callable over ``inner`` that plans anew where a weight turns out to be data, which becomes an input.
+    """A callable over ``inner`` that plans anew where a weight turns out to be data, which becomes an input, and where
+    a size outgrows restored engines.
 
     Args:
         compilation: of the graph.
         lower: gives the lowered graph for arguments.
         inner: what runs until then.
         live: where it takes its weights from.
+        dynamic: ``inner`` has restored engines for some sizes.
     """
     lock = threading.Lock()
     lowered: lowering.Lowered | None = None
 
     def again(args: Sequence[Any]) -> None:
         nonlocal lowered, inner, live
-        data = live.data
-        if not data:  # another thread was faster
-            return
         lowered = lower(args) if lowered is None else lowered
-        told = ", ".join(sorted(map(live.name, data)))
-        log.warning("%s changes at every call while no weight does: it is an input of its engines from now on", told)
-        sources = tuple(i for i in lowered.sources if i not in data)
-        suspects = {i: written for i, written in lowered.suspects.items() if i not in data}
-        lowered = dataclasses.replace(lowered, sources=sources, suspects=suspects)
+        data = live.data
+        if data:
+            told = ", ".join(sorted(map(live.name, data)))
+            why = "changes at every call while no weight does"
+            log.warning("%s %s: it is an input of its engines from now on", told, why)
+            sources = tuple(i for i in lowered.sources if i not in data)
+            suspects = {i: written for i, written in lowered.suspects.items() if i not in data}
+            lowered = dataclasses.replace(lowered, sources=sources, suspects=suspects)
         other = dataclasses.replace(compilation, report=compilation.report.anew(), uses=Counter())
-        inner, live = assembled(other, other.plan(lowered), lowered.names, suspects)
+        inner, live = assembled(other, other.plan(lowered), lowered.names, lowered.suspects)
         recent.append(other.report)
 
     def call(args: list[Any]) -> Any:
         if live.data:
             with lock:
-                again(args)
-        return inner(args)
+                if live.data:  # else another thread was faster
+                    again(args)
+        run, given = inner, tuple(args) if dynamic else ()
+        try:
+            return run(args)
+        except Outgrown as error:
+            if not given:
+                raise
+            with lock:
+                if inner is run:
+                    log.info("traced anew: %s", error)
+                    again(given)
+            return inner(list(given))
 
     call._boxed_call = True  # type: ignore[attr-defined]
     return call

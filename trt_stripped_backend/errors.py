@@ -31,6 +31,10 @@ class NotWarm(RefitFailed):
     """A CUDA graph is being recorded and a call needs what cannot be recorded, such as its first run or a refit."""
 
 
+class Outgrown(RefitFailed):
+    """A size is beyond what a restored engine was built for, and another can be built only of the graph itself."""
+
+
 class MissingEngine(TRTStrippedError, LookupError):
     """A saved function names an engine that is nowhere to be found."""
 

@@ -18,7 +18,7 @@ import torch
 import torch._functorch.config as functorch_config
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
-from torch._guards import TracingContext, tracing
+from torch._guards import TracingContext, detect_fake_mode, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
@@ -81,14 +81,18 @@ def described(gm: fx.GraphModule, inputs: Sequence[Any]) -> tuple[list[str], lis
 
 
 def lowered_anew(gm: fx.GraphModule, inputs: Sequence[Any]) -> Lowered:
-    """What :func:`trace` hands to ``compile``, outside of Dynamo; for graphs without dynamic sizes."""
+    """What :func:`trace` hands to ``compile``, outside of Dynamo; sizes that were dynamic there are so again."""
     made: list[Lowered] = []
+    traced = [node.meta.get("example_value") for node in gm.graph.find_nodes(op="placeholder")]
+    if any(isinstance(one, torch.SymInt) for one in traced):
+        inputs = traced
+    mode = detect_fake_mode(inputs) or FakeTensorMode()
 
     def compile(lowered: Lowered) -> Callable[..., Any]:
         made.append(lowered)
         return boxed(lowered.module)
 
-    with tracing(TracingContext(FakeTensorMode())):
+    with tracing(TracingContext(mode)):
         trace(gm, inputs, compile)
     return made[0]
 

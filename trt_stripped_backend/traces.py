@@ -2,8 +2,12 @@
 
 What they make depends on Dynamo's graph, on its arguments' descriptions, on PyTorch's settings, on options and on code.
 All that is in the name that a trace is kept under. A graph that holds anything which text does not tell apart has no
-name: a tensor of its own, a dynamic size, a function that is not PyTorch's, a region of another graph. What is kept is
-what ``aot_compile`` would save (:mod:`.artifact`), without engines and without weights.
+name: a tensor of its own, a size that depends on data, a function that is not PyTorch's, a region of another graph.
+What is kept is what ``aot_compile`` would save (:mod:`.artifact`), without engines and without weights.
+
+Dynamic sizes are named by their order, with what is known of them; what the lowering asked of them beside is kept, is
+asked again when a trace is found, and becomes a guard then too (as PyTorch's own caches do,
+``torch/_inductor/codecache.py``).
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import sympy
 import torch
 import torch._functorch.config as functorch_config
 from torch import fx, nn
 from torch._guards import TracingContext
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.fx.node import _get_qualified_name
 
 from . import artifact
@@ -85,9 +91,12 @@ def keep(name: str, compilation: Compilation, planned: Planned, lowered: Lowered
     try:
         if context is not None and context.guards_context.aotautograd_guards:
             raise Unsupported("AOTAutograd guards how its arguments share memory")
-        if any(isinstance(n.meta.get("val"), _SYMBOLS) for n in lowered.module.graph.nodes):
+        sizes = [n.meta.get("val") for n in lowered.module.graph.nodes]
+        if any(isinstance(s, _SYMBOLS) and free_unbacked_symbols(s) for s in sizes):
             raise Unsupported("it has sizes that depend on data")
-        data = artifact.dump(compilation, planned, lowered, arguments, cached=True)
+        content = artifact.content(compilation, planned, lowered, arguments, cached=True)
+        given = [n.meta.get("val") for n in lowered.module.graph.find_nodes(op="placeholder")]
+        data = artifact.sealed(content | {"guards": _guards(given)})
     except Unsupported as error:
         log.debug("no trace is kept of this graph: %s", error)
         return
@@ -97,8 +106,14 @@ def keep(name: str, compilation: Compilation, planned: Planned, lowered: Lowered
     compilation.cache.put_blob(KIND, name, data)
 
 
-def find(name: str, compilation: Compilation) -> tuple[Compilation, Planned, Json] | None:
-    """What an earlier start kept of a graph: with its engines, and as JSON. None if it must be traced."""
+def find(name: str, compilation: Compilation, gm: fx.GraphModule) -> tuple[Compilation, Planned, Json] | None:
+    """What an earlier start kept of a graph: with its engines, and as JSON. None if it must be traced.
+
+    Args:
+        name: of the graph.
+        compilation: of the graph, not yet planned.
+        gm: the graph.
+    """
     assert compilation.cache is not None
     data = compilation.cache.get_blob(KIND, name)
     if data is None:
@@ -109,7 +124,11 @@ def find(name: str, compilation: Compilation) -> tuple[Compilation, Planned, Jso
         made = set(saved["engine_tf32"])  # empty without engines, which then settle nothing
         if compilation.flavour.is_rtx and made and made != {compilation.engine_tf32()}:
             raise Unsupported("its engines round float32 products otherwise than this process")
+        given = _traced(gm)
+        if not _hold(saved["guards"], given, [s.node.hint for s in _dynamic(given)]):
+            raise Unsupported("it was made for other sizes")
         restored, planned = artifact.rebuilt(saved, compilation)
+        _hold(saved["guards"], given, _dynamic(given))  # from now on a guard
     except TRTStrippedError as error:  # an engine that was evicted, among others
         log.info("a kept trace is of no use: %s", error)
         return None
@@ -119,6 +138,65 @@ def find(name: str, compilation: Compilation) -> tuple[Compilation, Planned, Jso
     stats.add(traces=1)
     log.info("trace %s: found, so that neither AOTAutograd nor the lowering runs", name[:12])
     return restored, planned, saved
+
+
+# ------------------------------------------------------------------------------------------------ dynamic sizes
+
+
+def _traced(gm: fx.GraphModule) -> list[Any]:
+    """Dynamo's arguments as it traced them."""
+    return [node.meta.get("example_value") for node in gm.graph.find_nodes(op="placeholder")]
+
+
+def _dynamic(given: Sequence[Any]) -> list[torch.SymInt]:
+    return [one for one in given if isinstance(one, torch.SymInt)]
+
+
+def _guards(given: Sequence[Any]) -> str | None:
+    """All that is asked of the dynamic sizes among arguments, as an expression; None where there are none.
+
+    Raises:
+        Unsupported: there are other sizes too, of which something may be asked, or PyTorch does not say.
+    """
+    sizes = _dynamic(given)
+    if not sizes:
+        return None
+    environment: Any = sizes[0].node.shape_env
+    told = {symbol for one in sizes for symbol in one.node.expr.free_symbols}
+    other = environment.var_to_range.keys() - environment.replacements.keys() - told
+    if other:
+        raise Unsupported(f"the size {min(map(str, other))} is no argument")
+    try:
+        expression: str | None = environment.produce_guards_expression(placeholders=sizes)
+    except Exception as error:  # PyTorch's own affair
+        raise Unsupported(f"PyTorch gives no guards: {type(error).__name__}: {error}") from error
+    return expression
+
+
+def _hold(guards: str | None, given: Sequence[Any], sizes: Sequence[Any]) -> bool:
+    """Whether what :func:`_guards` gave holds for these sizes, ints or dynamic ones."""
+    if guards is None:
+        return True
+    return bool(_dynamic(given)[0].node.shape_env.evaluate_guards_expression(guards, sizes))
+
+
+class _Sizes:
+    """Dynamic sizes by the order in which they come."""
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        self._names: dict[sympy.Expr, sympy.Symbol] = {}
+        for one in _dynamic(given):
+            if isinstance(one.node.expr, sympy.Symbol):
+                name = sympy.Symbol(f"t{len(self._names)}", integer=True)
+                self._names.setdefault(one.node.expr, name)
+
+    def __call__(self, size: int | torch.SymInt) -> Json:
+        if type(size) is int:
+            return size
+        expression = cast(torch.SymInt, size).node.expr
+        if not expression.free_symbols <= self._names.keys():
+            raise Unsupported(f"the size {expression} is no argument")
+        return str(expression.xreplace(self._names))
 
 
 # ------------------------------------------------------------------------------------------------ names
@@ -182,19 +260,27 @@ def _argument(value: Any, number: Mapping[fx.Node, int]) -> Json:
 
 def _inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> Json:
     names, held = described(gm, inputs)
+    traced = _traced(gm)
+    sizes = _Sizes(traced)
     first: dict[int, tuple[int, int]] = {}  # who shares which memory with whom, which matters where it is written
-    listed = []
+    listed: list[Json] = [_guards(traced)]
     for index, (node, given) in enumerate(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True)):
+        seen = traced[index]
+        if isinstance(seen, torch.SymInt):
+            listed.append([names[index], sizes(seen)])
+            continue
         if not _is_plain(given):
             raise Unsupported(f"{node.name} is a {type(given).__name__}, or of a special kind")
-        traced = node.meta.get("example_value")
-        if isinstance(traced, torch.Tensor) and not all(type(size) is int for size in traced.shape):
-            raise Unsupported(f"{node.name} has dynamic sizes")
+        shape, stride = given.shape, given.stride()
+        if isinstance(seen, torch.Tensor):
+            shape, stride = seen.shape, seen.stride()
+            if not isinstance(seen.storage_offset(), int):
+                raise Unsupported(f"{node.name} begins where its size says")
         start = given.storage_offset() * given.itemsize
         holder, its_start = first.setdefault(given.untyped_storage()._cdata, (index, start))
         listed.append([
-            names[index], held[index], type(given).__name__, dtype_name(given.dtype), list(given.shape),
-            list(given.stride()), str(given.device), given.requires_grad, given.is_inference(),
+            names[index], held[index], type(given).__name__, dtype_name(given.dtype), [sizes(s) for s in shape],
+            [sizes(s) for s in stride], str(given.device), given.requires_grad, given.is_inference(),
             holder, start - its_start,
             str((node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type")),
         ])  # fmt: skip

@@ -16,7 +16,7 @@ import trt_stripped_backend as ts
 from tests import emulated
 from tests.emulated import World
 from tests.graphs import aligned
-from trt_stripped_backend import compilation, context, enginecall, live, refit, run
+from trt_stripped_backend import compilation, context, enginecall, live, placement, refit, run
 from trt_stripped_backend.backend import trt_stripped
 from trt_stripped_backend.errors import BuildFailed
 
@@ -129,7 +129,7 @@ def test_memory_of_a_weight_that_was_copied_into_another_layout_is_held(world: W
 
 def test_a_graph_that_the_caller_recorded_keeps_its_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another graph of the model computes the derived weight first; this one's stays where the recording reads it."""
-    for module in (live, run):
+    for module in (placement, run):
         monkeypatch.setattr(module, "ALIGNMENT", 64)  # the CPU allocator's, so that derived weights are bound in place
     model = Doubled()
     fast = compiled(model)

@@ -26,7 +26,8 @@ X = torch.randn(4, 8)
 
 
 def name(
-    fn: Callable[..., Any], *args: Any, around: Callable[[], Any] = torch.no_grad, dynamic: bool = False, **options: Any
+    fn: Callable[..., Any], *args: Any, around: Callable[[], Any] = torch.no_grad, dynamic: bool | None = False,
+    **options: Any,
 ) -> str | None:
     """The name of a function's one graph; nothing is compiled."""
     found: list[str | None] = []
@@ -159,8 +160,56 @@ def test_arguments_that_are_no_plain_tensors_have_none(given: Any) -> None:
     assert traces.name_of(fx.GraphModule({}, graph), [given], compilation) is None
 
 
-def test_dynamic_sizes_have_none() -> None:
-    assert name(Line(), X, dynamic=True) is None
+def marked(*dims: int, shape: tuple[int, ...] = (4, 6), **limits: int) -> torch.Tensor:
+    """A tensor with dynamic sizes."""
+    x = torch.randn(shape)
+    for dim in dims:
+        torch._dynamo.mark_dynamic(x, dim, **limits)
+    return x
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+def halves(x: torch.Tensor) -> torch.Tensor:
+    return x.view(2, x.shape[0] // 2, -1).sum(0)
+
+
+def two(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x * 2, y * 2
+
+
+#: Each knows something else of sizes, or of how they hang together.
+DYNAMIC: dict[str, Callable[[], str | None]] = {
+    "none": lambda: name(double, marked(), dynamic=None),
+    "first": lambda: name(double, marked(0), dynamic=None),
+    "second": lambda: name(double, marked(1), dynamic=None),
+    "both": lambda: name(double, marked(0, 1), dynamic=None),
+    "limited": lambda: name(double, marked(0, min=2, max=64), dynamic=None),
+    "from four": lambda: name(double, marked(0, min=4, max=64), dynamic=None),
+    "turned": lambda: name(double, torch.randn(6, 4).t(), dynamic=True),
+    "alike": lambda: name(double, torch.randn(6, 6), dynamic=True),
+    "other rest": lambda: name(double, marked(0, shape=(4, 7)), dynamic=None),
+    "halves": lambda: name(halves, marked(0), dynamic=None),
+    "apart": lambda: name(two, torch.randn(4, 6), torch.randn(5, 7), dynamic=True),
+    "together": lambda: name(two, torch.randn(4, 6), torch.randn(4, 7), dynamic=True),
+    "a number": lambda: name(lambda x, n: x + n, torch.randn(4, 6), 3, dynamic=True),
+}
+
+
+def test_dynamic_sizes_are_a_part_of_the_name() -> None:
+    names = {kind: make() for kind, make in DYNAMIC.items()}
+    assert [kind for kind, found in names.items() if found is None] == []
+    same = [{a, b} for a, b in itertools.combinations(names, 2) if names[a] == names[b]]
+    assert same == []
+
+
+def test_other_sizes_have_the_same_name() -> None:
+    for fn, *shapes in (
+        (double, [(4, 6)], [(9, 5)]), (halves, [(4, 6)], [(8, 3)]), (two, [(4, 6), (5, 7)], [(9, 3), (8, 2)]),
+    ):  # fmt: skip
+        assert len({name(fn, *map(torch.randn, given), dynamic=True) for given in shapes}) == 1
 
 
 def test_arguments_of_a_transform_have_none() -> None:
