@@ -95,10 +95,11 @@ class Renewal:
             RuntimeError: CUDA refused.
         """
         assert self._graph is not None
-        self._graph.launch(current_handle(self._device.index))
-        if self._done is None:
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._done.record(torch.cuda.current_stream(self._device))
+        with torch.cuda.device(self._device):
+            self._graph.launch(current_handle(self._device.index))
+            if self._done is None:
+                self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record(torch.cuda.current_stream(self._device))
 
     def __del__(self, idle: dict[torch.device, list[_Place]] = _idle) -> None:  # a default outlives the module
         if self._done is not None:
