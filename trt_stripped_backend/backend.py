@@ -292,12 +292,12 @@ def _replanned(
         run, given = inner, tuple(args) if dynamic else ()
         try:
             return run(args)
-        except Outgrown as error:
+        except Outgrown:
             if not given:
                 raise
             with lock:
                 if inner is run:
-                    log.info("traced anew: %s", error)
+                    log.info("sizes are beyond what an earlier start built engines for: the graph is traced once more")
                     again(given)
             return inner(list(given))
 

@@ -27,7 +27,7 @@ import torch
 import torch._functorch.config as functorch_config
 from torch import fx, nn
 from torch._guards import TracingContext
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.experimental.symbolic_shapes import free_symbols
 from torch.fx.node import _get_qualified_name
 
 from . import artifact
@@ -91,11 +91,11 @@ def keep(name: str, compilation: Compilation, planned: Planned, lowered: Lowered
     try:
         if context is not None and context.guards_context.aotautograd_guards:
             raise Unsupported("AOTAutograd guards how its arguments share memory")
-        sizes = [n.meta.get("val") for n in lowered.module.graph.nodes]
-        if any(isinstance(s, _SYMBOLS) and free_unbacked_symbols(s) for s in sizes):
+        given = [n.meta.get("val") for n in lowered.module.graph.find_nodes(op="placeholder")]
+        values = [n.meta.get("val") for n in lowered.module.graph.nodes]
+        if any(isinstance(one, _SYMBOLS) and not free_symbols(one) <= _told(given) for one in values):
             raise Unsupported("it has sizes that depend on data")
         content = artifact.content(compilation, planned, lowered, arguments, cached=True)
-        given = [n.meta.get("val") for n in lowered.module.graph.find_nodes(op="placeholder")]
         data = artifact.sealed(content | {"guards": _guards(given)})
     except Unsupported as error:
         log.debug("no trace is kept of this graph: %s", error)
@@ -152,6 +152,11 @@ def _dynamic(given: Sequence[Any]) -> list[torch.SymInt]:
     return [one for one in given if isinstance(one, torch.SymInt)]
 
 
+def _told(given: Sequence[Any]) -> set[sympy.Symbol]:
+    """The symbols that arguments tell."""
+    return {symbol for one in _dynamic(given) for symbol in one.node.expr.free_symbols}
+
+
 def _guards(given: Sequence[Any]) -> str | None:
     """All that is asked of the dynamic sizes among arguments, as an expression; None where there are none.
 
@@ -162,10 +167,10 @@ def _guards(given: Sequence[Any]) -> str | None:
     if not sizes:
         return None
     environment: Any = sizes[0].node.shape_env
-    told = {symbol for one in sizes for symbol in one.node.expr.free_symbols}
-    other = environment.var_to_range.keys() - environment.replacements.keys() - told
+    asked = {symbol for guard in environment.guards for symbol in environment.replace(guard.expr).free_symbols}
+    other = (asked | environment.deferred_runtime_asserts.keys()) - _told(given)
     if other:
-        raise Unsupported(f"the size {min(map(str, other))} is no argument")
+        raise Unsupported(f"something is asked of {min(map(str, other))}, which is no argument")
     try:
         expression: str | None = environment.produce_guards_expression(placeholders=sizes)
     except Exception as error:  # PyTorch's own affair

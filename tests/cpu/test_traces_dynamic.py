@@ -144,6 +144,40 @@ def test_numbers_come_as_sizes_do(world: World) -> None:
 
 
 @torch.no_grad()
+def test_numbers_of_a_module_are_not_in_the_way() -> None:
+    """PyTorch has a symbol for an embedding's ``norm_type``, of which nothing is ever asked.
+
+    It makes a constant of it in a second attempt, so the first is traced at each start.
+    """
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.norm = nn.Embedding(10, 8), nn.LayerNorm(8)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.words(ids)).relu()  # type: ignore[no-any-return]
+
+    for index, shape in enumerate([(2, 5), (4, 9)]):
+        model, ids = perturb(Words(), index), torch.randint(0, 10, shape)
+        _, have, count = started(model, ids)
+        torch.testing.assert_close(have, model(ids))
+        assert (ts.stats()["traces"], count) == (index, 2 - index)
+
+
+@torch.no_grad()
+def test_a_float_that_changes_is_not_what_it_was() -> None:
+    def scaled(x: torch.Tensor, by: float) -> torch.Tensor:
+        return (x * by).relu() + x.shape[0]
+
+    for rows, by in [(4, 2.0), (5, 3.0), (7, -1.5), (5, 3.0)]:
+        x = torch.randn(rows, 6)
+        fast, have, _ = started(scaled, x, by)
+        torch.testing.assert_close(have, scaled(x, by))
+        torch.testing.assert_close(fast(x, by + 1), scaled(x, by + 1))
+
+
+@torch.no_grad()
 def test_a_size_among_the_results() -> None:
     def sized(x: torch.Tensor) -> tuple[torch.Tensor, int]:
         return x.relu() * 2, x.shape[0] * 3

@@ -157,26 +157,29 @@ def test_engines_on_both_sides_of_pytorch() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_the_second_start_with_other_sizes_traces_nothing(mode: str) -> None:
-    first = torch.compile(perturbed(Decoder()), backend="trt_stripped", options=_options(mode), dynamic=True)
-    first(torch.randint(0, 100, (2, 5), device="cuda"))
+    options = {"dynamic_range": (2, 64)}
+    compiled(perturbed(Decoder()), mode, **options)(_marked(2, 5))
     builds = ts.stats()["builds"]
     torch.compiler.reset()
     model, stale = perturbed(Decoder(), 1), perturbed(Decoder())
-    fast = torch.compile(model, backend="trt_stripped", options=_options(mode), dynamic=True)
+    fast = compiled(model, mode, **options)
     with mock.patch.object(lowering, "trace", side_effect=AssertionError("traced again")):
         for shape in ((4, 9), (3, 64), (2, 5)):
-            ids = torch.randint(0, 100, shape, device="cuda")
+            ids = _marked(*shape)
             want = model(ids)
             assert error(fast(ids), want) < 2e-5, shape
             assert error(stale(ids), want) > 1e-2
         model.mlp[0].up.weight.mul_(1.5)
         assert error(fast(ids), model(ids)) < 2e-5
     assert (ts.stats()["traces"], ts.stats()["builds"]) == (1, builds)
-    ids = torch.randint(0, 100, (2, 300), device="cuda")
+    ids = _marked(2, 300)
     for _ in range(2):
         assert error(fast(ids), model(ids)) < 2e-5, "beyond what was restored"
     assert (ts.stats()["builds"], ts.stats()["fallbacks"]) == (builds + 1, 0)
 
 
-def _options(mode: str) -> dict[str, Any]:
-    return {"refit_mode": mode, "min_block_size": 1, "dynamic_range": (2, 64)}
+def _marked(*shape: int) -> torch.Tensor:
+    ids = torch.randint(0, 100, shape, device="cuda")
+    for dim in range(len(shape)):
+        torch._dynamo.mark_dynamic(ids, dim)
+    return ids
