@@ -85,6 +85,7 @@ CASES += [
         _TRANSPOSED("transposed_2d_both_many", x=(1, 32, 4, 4), weight=(32, 1, 2, 2), stride=2, dilation=2, groups=32),
         rejected="32 groups",
     ),
+    _TRANSPOSED("transposed_2d_column", x=(1, 2, 3, 3), weight=(2, 1, 3, 1)),
     conv("transposed_1d_tiles", F.conv_transpose1d, (2, 4, 9), (4, 3, 4), 3, stride=4),
     conv("transposed_1d_unbatched", F.conv_transpose1d, (4, 9), (4, 3, 3), 3, stride=2),
     conv("transposed_3d_padded", F.conv_transpose3d, (1, 3, 4, 3, 5), (3, 2, 3, 2, 3), 2, stride=2, padding=1),
@@ -92,7 +93,9 @@ CASES += [
 _BOTH = ("1d", "2d", "2d_depthwise", "3d", "transposed_1d", "transposed_2d", "transposed_2d_surplus")
 CASES += [c.with_dtype(torch.bfloat16) for c in CASES if c.name in _BOTH or c.name.startswith("transposed")]
 # TensorRT sums float16 convolutions in float16.
-_HALF = (*_BOTH, "transposed_3d", "transposed_2d_tiles", "transposed_2d_both", "transposed_1d_tiles")
+_HALF = (
+    *_BOTH, "transposed_3d", "transposed_2d_column", "transposed_2d_tiles", "transposed_2d_both", "transposed_1d_tiles",
+)  # fmt: skip
 CASES += [replace(c.with_dtype(torch.float16), tol=1e-2) for c in CASES if c.name in _HALF]
 
 

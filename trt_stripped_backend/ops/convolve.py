@@ -74,9 +74,10 @@ def transpose(
     steps = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": output_padding}
     if groups == 1 and is_tiled(net, weight, **steps):
         return _as_tiles(net, x, weight, stride)
-    # In bfloat16 RTX 1.6.1 finds no kernel for the casts around many a layer; none takes both stride and dilation.
+    # RTX 1.6.1 finds no kernel for the casts around many a layer in bfloat16, and around some in float16; none takes
+    # both stride and dilation. Without a stride there are no zeros, and a convolution is as fast.
     zeros = net.dtype(x) == torch.bfloat16 or (max(stride) > 1 and max(dilation) > 1)
-    if groups == 1 and zeros:
+    if groups == 1 and (zeros or max(stride) == 1):
         return _between_zeros(net, x, weight, **steps)
     refittable = max(dilation) > 1 and not net.bound  # with groups RTX 1.7 does not build one
     if 1 < groups <= GROUPS and (zeros or refittable):
