@@ -119,3 +119,23 @@ CASES = [
     on("tanhshrink", F.tanhshrink),
     on("softsign", F.softsign),
 ]  # fmt: skip
+
+
+def _then_reduced(
+    softmax: Callable[[torch.Tensor, int], torch.Tensor], dim: int, reduce: str, over: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: getattr(softmax(x, dim), reduce)(over)
+
+
+#: Over one dimension, and then over another.
+CASES += [
+    Case(f"{name}_{'x'.join(map(str, shape))}_{dim}_{reduce}_{over}", _then_reduced(fn, dim, reduce, over), (T(shape),))
+    for name, fn in (("softmax", F.softmax), ("log_softmax", F.log_softmax))
+    for shape, dim, over in (
+        ((2, 6, 7), 0, 2), ((2, 3, 4, 5), 1, 3), ((2, 3, 4, 5), 2, 3), ((2, 1, 6, 7), 0, 3), ((4, 1, 33), 0, 2),
+        ((2, 1, 6, 64), 0, 2), ((2, 1, 6, 64), 0, 3), ((2, 1, 6, 64), 2, 3), ((2, 7, 1, 3), 0, 3),
+    )
+    for reduce in ("prod", "sum", "amax", "mean")
+]  # fmt: skip
+_HALVES = ("softmax_2x1x6x7_0_prod_3", "softmax_2x3x4x5_1_sum_3", "log_softmax_2x1x6x64_0_mean_2")
+CASES += [case.with_dtype(BF16) for case in CASES if case.name in _HALVES]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..flavour import trt
@@ -35,7 +35,7 @@ class Reductions(Shapes):
             before, joined, after = shape[:first], math.prod(shape[first : first + count]), shape[first + count :]
             made = self.reduce(kind, self.reshape(x, [*before, joined, *after]), [first])
             return self.reshape(made, [*before, *[1] * count, *after]) if keepdim else made
-        if count == 1 and first != len(shape) - 1 and _is_narrow(shape[-1]):
+        if count == 1 and first != len(shape) - 1 and _is_to_be_turned(shape):
             order = [*(d for d in range(len(shape)) if d != first), first]
             made = self.reduce(kind, self.permute(x, order), [-1], keepdim)
             return self.permute(made, [order.index(d) for d in range(len(shape))]) if keepdim else made
@@ -58,10 +58,13 @@ class Reductions(Shapes):
         return self.reduce(trt.ReduceOperation.AVG, x, dims, keepdim)
 
 
-def _is_narrow(size: AnySize) -> bool:
-    """Whether a last dimension may be one beside which RTX 1.6.1 reduces others wrongly.
+def _is_to_be_turned(shape: Sequence[AnySize]) -> bool:
+    """Whether a shape may be one whose dimensions RTX 1.6.1 reduces wrongly, but for the last.
 
     ``x.softmax(-1).sum(-2)`` of shape [4, 5, 7, 3] is wrong, also where the softmax is written out, and right with 32,
-    64 and 128 columns. Turned, so that the last dimension is the one to reduce, it is right with all.
+    64 and 128 columns; a softmax that is written out over the first dimension of [2, 1, 6, 64] is wrong before another
+    reduction. Turned, so that the last dimension is the one to reduce, it is right with all.
     """
-    return isinstance(size, Dim) or size < 32 or size % 4 != 0
+    columns = shape[-1]
+    narrow = isinstance(columns, Dim) or columns < 32 or columns % 4 != 0
+    return narrow or any(not isinstance(size, Dim) and size == 1 for size in shape)
