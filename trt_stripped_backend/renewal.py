@@ -16,7 +16,7 @@ from .cudagraph import CudaGraph, uncollected
 from .streams import borrow
 from .watch import current_handle
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("trt_stripped_backend")
 
 
 class _Place(NamedTuple):
@@ -63,7 +63,7 @@ class Renewal:
         try:
             self._record(act)
         except RuntimeError as error:
-            logger.info("derived weights are computed one by one: %s", error)
+            log.info("derived weights are computed one by one: %s", error)
 
     def _record(self, act: Callable[[], None]) -> None:
         try:

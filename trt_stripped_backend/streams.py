@@ -7,15 +7,14 @@ of those while this thread records a CUDA graph on it would become part of the g
 from __future__ import annotations
 
 import ctypes
-import threading
 
 import torch
 
 from .driver import check, driver
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the default stream, as PyTorch's own
+#: By device. A list's own operations are atomic: a lock might be asked for again by what the garbage collector ends.
 _idle: dict[torch.device, list[torch.cuda.Stream]] = {}
-_lock = threading.Lock()
 
 
 def borrow(device: torch.device) -> torch.cuda.Stream:
@@ -23,10 +22,10 @@ def borrow(device: torch.device) -> torch.cuda.Stream:
 
     None is ever destroyed: PyTorch's allocator remembers the streams that used a tensor's memory.
     """
-    with _lock:
-        idle = _idle.setdefault(device, [])
-        if idle:
-            return idle.pop()
+    try:
+        return _idle.setdefault(device, []).pop()
+    except IndexError:
+        pass
     made = ctypes.c_void_p()
     with torch.cuda.device(device):
         torch.cuda.current_stream(device).query()  # a thread's first call of the runtime makes the device's context its
@@ -37,5 +36,4 @@ def borrow(device: torch.device) -> torch.cuda.Stream:
 
 def back(device: torch.device, stream: torch.cuda.Stream) -> None:
     """The stream may be lent to the next."""
-    with _lock:
-        _idle.setdefault(device, []).append(stream)
+    _idle.setdefault(device, []).append(stream)
