@@ -46,7 +46,10 @@ class Judge:
         with default_dtype(torch.float64):
             exact = graph.run([_wide(t) for t in inputs], lambda step, values: step.call(values, torch.float64))
         generator = torch.Generator().manual_seed(0)
-        perturbed = [graph.run(inputs, lambda s, v: _perturbed(s, v, generator)) for _ in range(RUNS)]
+        perturbed = [
+            graph.run(inputs, lambda s, v, zero=zero: _perturbed(s, v, generator, zero))  # type: ignore[misc]
+            for zero in (1, -1, *[0] * (RUNS - 2))
+        ]
         self.runs = [exact, self.eager, *perturbed]
         steps = len(graph.steps)
         types = {t.dtype for t in [*inputs, *self.eager] if t.is_floating_point()} or {torch.float32}
@@ -95,12 +98,14 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.float64) if tensor.is_floating_point() else tensor
 
 
-def _perturbed(step: Step, values: dict[str, torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
-    """A step's results, off by some roundings, of operands that are off by as much."""
+def _perturbed(
+    step: Step, values: dict[str, torch.Tensor], generator: torch.Generator, zero: int
+) -> list[torch.Tensor]:
+    """A step's results, off by some roundings, of operands that are off by as much; see :func:`_either_zero`."""
     if step.fn in EXACT:
         return step.call(values)
     shaken = {ref.name: _shaken(values[ref.name], generator) for ref in step.refs()}
-    return [_either_zero(_shaken(made, generator), generator) for made in step.call(shaken)]
+    return [_either_zero(_shaken(made, generator), generator, zero) for made in step.call(shaken)]
 
 
 def _shaken(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -110,9 +115,13 @@ def _shaken(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (value.to(torch.float64) * (1 + ROUNDINGS * torch.finfo(value.dtype).eps * noise)).to(value.dtype)
 
 
-def _either_zero(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """With zeros of either sign: which one a sum leaves depends on its order and on what else it adds."""
+def _either_zero(value: torch.Tensor, generator: torch.Generator, zero: int) -> torch.Tensor:
+    """With zeros of either sign: which one a sum leaves depends on its order and on what else it adds.
+
+    Args:
+        zero: the sign of all of them, or 0 for any.
+    """
     if not value.is_floating_point():
         return value
-    signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
-    return torch.where(value == 0, value * signs, value)
+    signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1 if not zero else torch.tensor(zero)
+    return torch.where(value == 0, torch.copysign(torch.zeros_like(value), signs.to(value.dtype)), value)
