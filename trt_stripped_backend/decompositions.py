@@ -68,6 +68,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table[aten.full_like.default] = _full_like
     for target in (aten.argmax.default, aten.argmin.default):
         table[target] = _first_of_one
+    for target in (aten.isnan.default, aten.isinf.default):
+        table[target] = _no_integer
     return table
 
 
@@ -127,6 +129,12 @@ def _first_of_one(self: torch.Tensor, dim: int | None = None, keepdim: bool = Fa
     shape = [*self.shape]
     shape[dim : dim % self.ndim + 1] = [1] * keepdim
     return aten.full(shape, 0, dtype=torch.int64, device=self.device)
+
+
+def _no_integer(self: torch.Tensor) -> Any:
+    if has_free_symbols(self) or not self.is_contiguous() or self.is_floating_point() or self.is_complex():
+        return NotImplemented
+    return aten.full(self.shape, False, dtype=torch.bool, device=self.device)
 
 
 def _transformer_encoder_layer(

@@ -158,6 +158,13 @@ def test_a_copy_that_changes_the_layout_stays() -> None:
     assert "aten.clone.default" in targets(staged.graph)
 
 
+@pytest.mark.parametrize("never", [torch.isnan, torch.isinf, torch.zeros_like], ids=["isnan", "isinf", "zeros_like"])
+@pytest.mark.parametrize("made", [torch.logical_and, lambda x, w: (x + w).to(torch.int32)], ids=["bool", "int32"])
+def test_what_only_shapes_decide_holds_on_to_no_weight(never: Callable[..., Any], made: Callable[..., Any]) -> None:
+    staged = stage(lambda x, w: never(made(x, w)), torch.randn(4, 1), torch.randn(3))
+    assert set(targets(staged.graph)) == {"aten.full.default"}
+
+
 # ------------------------------------------------------------------------------------------------ sources
 
 

@@ -18,6 +18,8 @@ INTS = (torch.int64, torch.int32)
 DTYPES = (*FLOATS, *INTS, torch.bool)
 #: A size's chance to be drawn: usual ones, 1 and now and then 0.
 SIZES = (2, 3, 1, 4, 1, 5, 6, 8, 7, 0)
+#: Of some last dimensions: compilers have kernels of their own for such rows.
+COLUMNS = (32, 64, 48, 128)
 MOST_ELEMENTS = 3000
 LAYOUTS = ("contiguous", "transposed", "strided", "offset", "expanded", "channels_last")
 
@@ -54,6 +56,8 @@ class Builder:
         sizes = self.draw(st.lists(st.sampled_from(SIZES), min_size=low, max_size=high))
         if self.one_of(False, False, True):  # squares, in which one dimension may be taken for another
             sizes = [s if s == 1 else max(sizes) for s in sizes]
+        elif sizes and self.one_of(False, False, False, True):
+            sizes[-1] = self.one_of(*COLUMNS)
         while torch.Size(sizes).numel() > MOST_ELEMENTS // 2:
             sizes[sizes.index(max(sizes))] = 2
         return tuple(sizes)

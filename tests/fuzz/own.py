@@ -32,6 +32,14 @@ def largest(x: torch.Tensor, dim: int) -> torch.Tensor:
     return x == x.amax(dim, keepdim=True)
 
 
+def centered(x: torch.Tensor, dim: list[int]) -> torch.Tensor:
+    return x - x.mean(dim, keepdim=True)
+
+
+def shares(x: torch.Tensor, dim: list[int]) -> torch.Tensor:
+    return x / (x.abs().sum(dim, keepdim=True) + 0.5)
+
+
 def rank(x: torch.Tensor, dim: int) -> torch.Tensor:
     """How many elements of its line each is above."""
     lines = x.movedim(dim, -1)

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from .builder import DTYPES, FLOATS, INTS, Builder
+from .graph import Ref
 from .registry import EXACT, of
 
 _UNARY_EXACT = ("torch.abs", "torch.neg", "torch.relu", "torch.floor", "torch.ceil", "torch.trunc", "torch.round",
@@ -125,6 +126,16 @@ def extreme(b: Builder) -> None:
 def chosen(b: Builder) -> None:
     x = b.pick(FLOATS, low=1, numel=1)
     b.add(b.one_of("own.largest", "own.rank"), x, b.dim(x))
+
+
+@of("reductions")
+def across(b: Builder) -> None:
+    """Over some dimensions, and what is made with that over others."""
+    x, began = b.pick(FLOATS, low=2), b.made
+    b.add(b.one_of("own.centered", "own.shares"), x, b.dims(x) or [0])
+    if b.made > began:
+        y = Ref(f"v{began}")
+        b.add(b.one_of("torch.mean", "torch.amax", "torch.var"), y, b.dims(y) or b.dim(y), keepdim=b.maybe())
 
 
 @of("reductions")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 ITensor = Any
@@ -64,9 +64,9 @@ class Turns:
         self._of.pop(made.name, None)
         return made
 
-    def before(self, x: ITensor, shape: Sequence[Any], axes: Iterable[int]) -> int:
-        """How many differently turned tensors of this shape were reduced over these dimensions before."""
-        seen = self._reduced.setdefault((tuple(shape), tuple(sorted(axes))), [])
+    def before(self, x: ITensor, shape: Sequence[Any]) -> int:
+        """How many differently turned tensors of this shape were reduced over the last dimension before."""
+        seen = self._reduced.setdefault(tuple(shape), [])
         turn = self._of.get(x.name, 0)
         if turn not in seen:
             seen.append(turn)
