@@ -1,4 +1,4 @@
-"""A reduction that keeps its dimensions, arithmetic with it, and a reduction over others."""
+"""A reduction that keeps its dimensions, arithmetic with it, and another reduction."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Along = Callable[[torch.Tensor, int], torch.Tensor]
 INNER: dict[str, Along] = {
     "centered": lambda x, d: x - x.mean(d, keepdim=True),
     "shares": lambda x, d: x / x.abs().sum(d, keepdim=True),
+    "weighted": lambda x, d: x * x.sum(d, keepdim=True),
     "standard": lambda x, d: (x - x.mean(d, keepdim=True)) / (x.var(d, keepdim=True) + 0.1).sqrt(),
     "log_softmax": lambda x, d: x.log_softmax(d),
 }
@@ -27,6 +28,8 @@ OUTER: dict[str, Along] = {
 PLACES = [
     ((2, 6, 64), 0, 2), ((2, 6, 64), 0, 1), ((4, 5, 128), 1, 2), ((2, 3, 4, 64), 0, 3), ((2, 3, 4, 64), 2, 3),
     ((2, 3, 4, 64), 3, 1), ((1, 6, 2, 64), 1, 3), ((2, 6, 7), 2, 0),
+    # Both over the same, of five and six elements.
+    ((3, 2, 5), 2, 2), ((2, 6), 1, 1), ((1, 5), 1, 1), ((6,), 0, 0), ((6, 2, 3), 0, 0),
 ]  # fmt: skip
 
 
@@ -44,10 +47,12 @@ CASES = [
 CASES += [
     replace(case.with_dtype(torch.float16), tol=2e-2)
     for case in CASES
-    if case.name.startswith(("mean_2_of", "amax_3_of", "var_1_of"))
+    if case.name.startswith(("mean_2_of", "amax_3_of", "var_1_of", "mean_0_of"))
 ]
 CASES += [
     Case("centered_over_two", lambda x: (x - x.mean((0, 2), keepdim=True)).amax(3), (T((2, 3, 4, 64)),)),
+    Case("whole_numbers", lambda x: ((x * x.sum(-1, True)).amax(-1), x.sum(0)), (T((6, 5), torch.int32, "int:-9:9"),)),
+    Case("mean_of_rank_8", lambda x: (x * x.sum(-1, True)).mean(-1), (T((1, 2, 1, 1, 2, 1, 1, 5)),)),
     Case("twice", lambda x: (x - x.mean(0, True) + x.amax(1, True)).sum((1, 2)), (T((2, 6, 64)),), tol=1e-4),
     Case("least_of_shares", lambda x: x / x.sum(0, True) * x.amin((0, 2), True), (T((2, 6, 64), kind="pos"),)),
 ]

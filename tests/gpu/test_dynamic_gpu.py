@@ -140,6 +140,19 @@ def test_marked_bounds_and_a_second_start() -> None:
 
 
 @torch.no_grad()
+def test_reductions_of_short_rows_of_any_length() -> None:
+    def fn(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x * x.sum(-1, keepdim=True)).mean(-1), (x / x.abs().sum(-1, keepdim=True)).amax(-1)
+
+    fast = torch.compile(fn, backend="trt_stripped", options={"min_block_size": 1})
+    for length in (4, 5, 6, 7, 8, 3):
+        x = torch.randn(2, 3, length, device="cuda")
+        torch._dynamo.mark_dynamic(x, 2, min=2, max=9)
+        for have, want in zip(fast(x), fn(x.double()), strict=True):
+            torch.testing.assert_close(have.double(), want, rtol=1e-5, atol=1e-5)
+    assert ts.stats()["builds"] == 1
+
+
 def test_engines_on_both_sides_of_pytorch() -> None:
     first, second = perturbed(Block()), perturbed(Block(), seed=1)
 
