@@ -153,6 +153,7 @@ def test_reductions_of_short_rows_of_any_length() -> None:
     assert ts.stats()["builds"] == 1
 
 
+@torch.no_grad()
 def test_engines_on_both_sides_of_pytorch() -> None:
     first, second = perturbed(Block()), perturbed(Block(), seed=1)
 
