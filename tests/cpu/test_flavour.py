@@ -107,8 +107,9 @@ def of(version: str, name: str = "tensorrt", **kwargs: Any) -> Flavour:
         ("11.4.0", "tensorrt", False),
     ],
 )
-def test_null_placeholders(version: str, name: str, able: bool) -> None:
-    assert of(version, name).null_placeholders is able
+def test_what_rtx_has_and_lacks_since_1_7(version: str, name: str, able: bool) -> None:
+    found = of(version, name)
+    assert (found.null_placeholders, found.reduces_matrices, found.refuses_hopper) == (able, able, able)
 
 
 @pytest.mark.parametrize(

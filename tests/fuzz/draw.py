@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from . import again, moves, pointwise, products  # noqa: F401 - these register their operators
+from . import again, blocks, moves, pointwise, products  # noqa: F401 - these register their operators
 from .builder import Builder
 from .graph import Graph
 from .registry import OPERATORS
@@ -16,7 +16,8 @@ from .registry import OPERATORS
 
 @st.composite
 def graphs(draw: Any, order: int = 0, fewest: int = 3, most: int = 15) -> Graph:
-    """Graphs of ``fewest`` to ``most`` steps. Each step mostly reads what the last ones made.
+    """Graphs of ``fewest`` to ``most`` steps, and more where a block of several ends them. Each step mostly reads what
+    the last ones made.
 
     Args:
         order: hypothesis prefers what comes first, so runs that cover much shuffle the operators, each another way.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from .. import flavour
 from ..flavour import trt
 from ..sizes import Dim
 from .network import ITensor
@@ -33,6 +34,10 @@ class Reductions(Shapes):
         axes -= single
         if not axes:
             return self.reshape(x, result)
+        first, end = min(axes), max(axes) + 1
+        if len(shape) > 3 and end < len(shape) and len(axes) == end - first and flavour.load().reduces_matrices:
+            parts = [math.prod(part) for part in (shape[:first], shape[first:end], shape[end:])]
+            return self.reshape(self.reduce(kind, self.reshape(x, parts), [1]), result)
         turned = self.permute(x, [*kept, *sorted(single), *sorted(axes)])
         x = self.reshape(turned, [*[shape[d] for d in kept], math.prod(shape[d] for d in axes)])
         if kind == trt.ReduceOperation.SUM:
