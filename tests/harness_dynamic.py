@@ -139,9 +139,13 @@ def _holds(environment: ShapeEnv, names: Mapping[Any, str], sizes: Mapping[str, 
 
 
 def _arguments(case: Case, piece: Partition, names: Mapping[Any, str], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Arguments of a piece with these sizes: the case's inputs, repeated or cut."""
+    """Arguments of a piece with these sizes: the case's inputs, repeated or cut.
+
+    Numbers that were drawn repeat nearly: of equal ones, roundings would say which is the largest.
+    """
     numbers = {symbol: sympy.Integer(sizes[name]) for symbol, name in names.items()}
     inputs = {f"arg{i}_1": tensor for i, tensor in enumerate(case.make())}
+    drawn = {f"arg{i}_1" for i, spec in enumerate(case.inputs) if spec.kind == "randn"}
     generator = torch.Generator().manual_seed(0)
     made: dict[str, Any] = {}
     for node in piece.module.graph.find_nodes(op="placeholder"):
@@ -155,5 +159,7 @@ def _arguments(case: Case, piece: Partition, names: Mapping[Any, str], sizes: Ma
             given = torch.rand(shape, generator=generator).to(value.dtype)
         for dim, length in enumerate(shape):
             given = given.index_select(dim, torch.arange(length) % max(given.shape[dim], 1))
+        if node.name in drawn and given.shape != inputs[node.name].shape:
+            given = (given + 0.05 * torch.randn(shape, generator=generator)).to(given.dtype)
         made[node.name] = given
     return made

@@ -219,7 +219,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
             net.size_input(symbol.name)
     needed, once = _needed(partition.module.graph), compared(partition.module.graph)
     for index, node in enumerate(partition.module.graph.nodes):
-        if node in literals or (node not in needed and node.op not in ("placeholder", "output")):
+        if node in literals or (node not in needed and node.op != "output"):
             continue  # attention that nobody uses: PyTorch takes it for random, and keeps it
         net.node, net.out = f"{index}:{node.target}", _out(node.meta.get("val"), net, names)
         net.argument = _operator(next(iter(node.all_input_nodes), None))
@@ -294,7 +294,10 @@ def _profile(builder: Any, signature: Signature, ranges: Ranges) -> Any:
     shapes += [(s.name, (s.name,)) for s in signature.symbols if s.dim is None]
     for name, shape in shapes:
         low, high = zip(*(interval(s, bounds) for s in shape), strict=True)
-        if profile.set_shape(name, low, tuple(evaluate(s, best) for s in shape), high) is False:
+        middle = tuple(evaluate(s, best) for s in shape)
+        # The bounds of a difference are those of no call: they may be negative.
+        low = tuple(max(size, min(1, at)) for size, at in zip(low, middle, strict=True))
+        if profile.set_shape(name, low, middle, high) is False:
             raise Unsupported(f"TensorRT refused the sizes {low} to {high} of input {name}: {messages.text()}")
     return profile
 

@@ -84,8 +84,9 @@ class Flavour:
 
     @property
     def reduces_matrices(self) -> bool:
-        """RTX 1.7.1 builds no sum over the middle of four dimensions behind a product, ``topk`` and a division: the
-        shares of a mixture of experts. In three dimensions it does. With 1.6.1 those of four were seen to be right."""
+        """RTX 1.7.1 does not build some sums of four dimensions in an engine with products of three, such as
+        ``x @ y, z.sum(3)``; with the other dimensions joined it does. With 1.6.1 they were seen to be right as they
+        are."""
         return self.is_rtx and self.version >= Version("1.7")
 
     def runs(self, name: str, version: str, *, newer: bool) -> bool:

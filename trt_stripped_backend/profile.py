@@ -17,7 +17,7 @@ import sympy
 import torch
 from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
 
-from .sizes import Size, evaluate, expression, size
+from .sizes import Size, evaluate, expression, size, symbols
 from .types import Partition, Ranges, Signature
 
 #: Largest size where nobody sets a limit, unless four times the example is larger.
@@ -64,7 +64,8 @@ def ranges(
 
     for name, (low, best, high) in chosen.items():
         value = given[name]
-        chosen[name] = nearest(name, low, value), nearest(name, best, high), nearest(name, high, value)
+        high = nearest(name, high, value)
+        chosen[name] = nearest(name, low, value), nearest(name, min(best, high), high), high
     if not allowed({name: best for name, (_, best, _) in chosen.items()}):
         chosen = {name: (low, given[name], high) for name, (low, _, high) in chosen.items()}
     shapes = _shapes(partition, signature)
@@ -121,13 +122,15 @@ def _power(value: int) -> int:
 
 
 def _allowed(partition: Partition, signature: Signature) -> Callable[[Mapping[str, int]], bool]:
-    """Whether sizes are multiples where PyTorch's guards ask for it: TensorRT tries those that a range names."""
+    """Whether sizes are multiples, and equal, where PyTorch's guards ask for it: TensorRT tries those that a range
+    names."""
     names = symbol_names(partition, signature)
     environments = (s.node.shape_env for shape in _dynamic(partition) for s in shape if isinstance(s, torch.SymInt))
     environment = next(environments, None)
     guards = [] if environment is None else [
         guard.expr for guard in environment.guards
-        if guard.expr.has(FloorDiv, Mod, PythonMod) and guard.expr.free_symbols <= names.keys()
+        if (isinstance(guard.expr, sympy.Eq) or guard.expr.has(FloorDiv, Mod, PythonMod))
+        and guard.expr.free_symbols <= names.keys()
     ]  # fmt: skip
 
     def allowed(sizes: Mapping[str, int]) -> bool:
@@ -169,9 +172,10 @@ def _dynamic(partition: Partition) -> Iterator[Sequence[Any]]:
 
 
 def _shapes(partition: Partition, signature: Signature) -> dict[tuple[Size, ...], None]:
-    """The dynamic shapes inside a partition, each once."""
+    """The dynamic shapes inside a partition, each once; of what nothing reads, they may have other symbols."""
     names = symbol_names(partition, signature)
-    return {tuple(size(s, names) for s in shape): None for shape in _dynamic(partition)}
+    known = (shape for shape in _dynamic(partition) if names.keys() >= set(symbols(shape)))
+    return {tuple(size(s, names) for s in shape): None for shape in known}
 
 
 def symbol_names(partition: Partition, signature: Signature) -> dict[Any, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import free_symbols
-from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
+from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod, ToFloat, TruncToInt
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
@@ -80,12 +80,24 @@ def size(value: Any, names: Mapping[sympy.Symbol, str]) -> Size:
         return names[expr]
     if isinstance(expr, sympy.Pow) and expr.exp.is_Integer and expr.exp > 0:
         return ("mul", *[size(expr.base, names)] * int(expr.exp))
+    if isinstance(expr, TruncToInt):
+        expr = _scaled(expr)
     for kind, name in _OF_SYMPY:
         if isinstance(expr, kind):
             operands = [size(a, names) for a in expr.args]
             # SymPy orders the operands of a sum by the symbols' names, which differ from trace to trace.
             return (name, *(operands if name in ("floordiv", "mod") else sorted(operands, key=str)))
     raise Unsupported(f"the size {expr} cannot be computed in TensorRT")
+
+
+def _scaled(expr: sympy.Expr) -> sympy.Expr:
+    """``int(c * float(size))`` in whole numbers, where the product is exact: of a factor such as 2.0 or 0.75."""
+    factor, *rest = expr.args[0].as_ordered_factors()
+    if factor.is_Float and factor > 0 and len(rest) == 1 and isinstance(rest[0], ToFloat):
+        above, below = float(factor).as_integer_ratio()
+        if max(above, below) < 1 << 12:  # so that products of 40 bits are exact in float64
+            return FloorDiv(above * rest[0].args[0], below)
+    return expr
 
 
 def evaluate(value: Size, known: Mapping[str, int]) -> int:

@@ -15,22 +15,33 @@ from tests import harness_dynamic
 from tests.cases import Case, T, all_cases
 from tests.graphs import perturb
 from trt_stripped_backend import lowering
+from trt_stripped_backend.build import build
 from trt_stripped_backend.compilation import Compilation
 from trt_stripped_backend.flavour import load
+from trt_stripped_backend.key import canonical, make_key
 from trt_stripped_backend.options import Options
-
-#: Every so many of the cases.
-SHARE = 6
+from trt_stripped_backend.profile import ranges
 
 
-def drawn() -> list[Any]:
+def drawn(share: int) -> list[Any]:
+    """Every so many of the cases."""
     rows = [(f"{family}/{case.name}", case) for family, case in all_cases() if case.rejected is None]
-    return [pytest.param(case, id=name) for name, case in rows if zlib.crc32(name.encode()) % SHARE == 0]
+    return [pytest.param(case, id=name) for name, case in rows if zlib.crc32(name.encode()) % share == 0]
 
 
-@pytest.mark.parametrize("case", drawn())
+@pytest.mark.parametrize("case", drawn(6))
 def test_values_for_other_sizes(case: Case) -> None:
     harness_dynamic.emulate(case)
+
+
+@pytest.mark.parametrize("case", drawn(24))
+def test_other_sizes_are_built(case: Case) -> None:
+    for dims in ((0,), range(8)):
+        for piece in harness_dynamic.lower(case, dims)[0]:
+            signature = canonical(piece)[1]
+            sizes = ranges(piece, signature, None)
+            given = {"flavour": load(), "mode": "bound", "options": Options.of({}), "tf32": False, "ranges": sizes}
+            assert build(piece, signature, make_key({}), **given).plan
 
 
 def test_numbers_made_of_sizes() -> None:
@@ -55,6 +66,21 @@ class Decoder(nn.Module):
         q, k, v = self.qkv(x).view(batch, length, 3, 2, 8).permute(2, 0, 3, 1, 4)
         y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return torch.relu(self.out(y.transpose(1, 2).reshape(batch, length, 16))) + x
+
+
+class Pyramid(nn.Module):
+    """Images of any size: halved, enlarged, rolled along a fixed dimension, and the best channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        small = nn.functional.max_pool2d(x, 2)
+        large = nn.functional.interpolate(small, scale_factor=2.0, mode="nearest")
+        smooth = nn.functional.interpolate(nn.functional.avg_pool2d(small, 3, 1, 1), scale_factor=2, mode="bilinear")
+        return self.second(torch.cat([large, smooth.roll(1, 1)], 1)).topk(2, 1).values
 
 
 def planned(model: nn.Module, *shapes: tuple[int, ...], bounds: tuple[int, int] | None = None, **options: Any) -> Any:
@@ -93,6 +119,13 @@ def test_one_plan_for_all_lengths(mode: str) -> None:
     assert [p.status for p in one.report.partitions] == ["built"]
     (record,) = ts.open_cache().entries()
     assert record.header["ranges"] == [[2, 2, 4096], [2, 8, 4096]]
+
+
+def test_one_plan_for_images_of_all_heights() -> None:
+    found = planned(perturb(Pyramid()), (2, 3, 8, 12), (2, 3, 12, 12), (2, 3, 6, 12))
+    assert all(one.report.rejections == [] for one in found)
+    assert [[p.status for p in one.report.partitions] for one in found] == [["built"]] * len(found)
+    assert found[-1].report.partitions[0].nodes > 9
 
 
 def test_other_examples_find_the_same_plan() -> None:

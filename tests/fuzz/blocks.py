@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -229,96 +229,63 @@ def recurrent(b: Builder, then: Chain) -> None:
     then("torch.lerp", new, state, update)
 
 
-# -------------------------------------------------------------------------------------------- images
-
-
-def _conv(b: Builder, then: Chain, x: Ref, out: int, kernel: int = 1, groups: int = 1, **given: Any) -> Ref:
-    weight = then.weight(x, out, then.shape(x)[1] // groups, kernel, kernel)
-    bias = then.weight(x, out) if b.maybe() else None
-    return then("F.conv2d", x, weight, bias, padding=kernel // 2, groups=groups, **given)
-
-
-def _batch_norm(b: Builder, then: Chain, x: Ref) -> Ref:
-    weights: Sequence[Ref] = [then.weight(x, then.shape(x)[1]) for _ in range(4)]
-    return then("own.batch_norm", x, *weights)
-
-
 @block
-def residual(b: Builder, then: Chain) -> None:
-    """A bottleneck, or a depthwise convolution and one of one pixel."""
-    x = then.images()
-    channels = then.shape(x)[1]
-    inner = channels if b.maybe() else b.one_of(2, 4, 6)
-    act = b.one_of("torch.relu", "F.silu", "F.gelu", "F.hardswish")
-    y = then(act, _batch_norm(b, then, _conv(b, then, x, inner)))
-    y = then(act, _batch_norm(b, then, _conv(b, then, y, inner, 3, b.one_of(1, inner))))
-    then(b.one_of("torch.relu", "F.gelu"), then("torch.add", _batch_norm(b, then, _conv(b, then, y, channels)), x))
-
-
-@block
-def squeezed(b: Builder, then: Chain) -> None:
-    x = then.images()
-    channels = then.shape(x)[1]
-    mean = then("torch.mean", x, [2, 3], keepdim=True) if b.maybe() else then("F.adaptive_avg_pool2d", x, 1)
-    gate = _conv(b, then, then("torch.relu", _conv(b, then, mean, b.one_of(2, 1, 4))), channels)
-    then("torch.mul", x, then(b.one_of("torch.sigmoid", "F.hardsigmoid"), gate))
-
-
-@block
-def weighed_by_place(b: Builder, then: Chain) -> None:
-    """The spatial part of CBAM."""
-    x = then.images()
-    mean, most = then("torch.mean", x, 1, keepdim=True), then("torch.amax", x, 1, keepdim=True)
-    then("torch.mul", x, then("torch.sigmoid", _conv(b, then, then("torch.cat", [mean, most], 1), 1, 3)))
-
-
-@block
-def patches(b: Builder, then: Chain) -> None:
-    x, side, width = then.images(), b.one_of(2, 1, 3), then.width()
-    weight = then.weight(x, width, then.shape(x)[1], side, side)
-    rows = then("Tensor.transpose", then("torch.flatten", then("F.conv2d", x, weight, stride=side), 2), 1, 2)
-    y = then("torch.add", rows, then.weight(x, *then.shape(rows)[1:]))
-    then("F.layer_norm", y, [width], then.weight(x, width), then.weight(x, width))
-
-
-@block
-def shuffled(b: Builder, then: Chain) -> None:
-    x, groups = then.images(), b.one_of(2, 1, 3)
-    batch, channels, height, width = then.shape(x)
-    if channels % groups:
-        return
-    parts = then("Tensor.reshape", x, [batch, groups, channels // groups, height, width])
-    y = then("Tensor.reshape", then("Tensor.transpose", parts, 1, 2), [batch, channels, height, width])
-    _conv(b, then, y, b.one_of(2, 4), b.one_of(1, 3))
-
-
-@block
-def merged_scales(b: Builder, then: Chain) -> None:
-    """A pyramid's step: the coarse image enlarged, beside or on the fine one."""
-    x = then.images()
-    coarse = then(b.one_of("F.max_pool2d", "F.avg_pool2d"), x, 2)
-    fine = then("F.interpolate", coarse, size=then.shape(x)[2:], mode=b.one_of("nearest", "bilinear"))
-    y = then("torch.cat", [x, fine], 1) if b.maybe() else then("torch.add", x, fine)
-    _conv(b, then, y, b.one_of(2, 4, 3), b.one_of(1, 3))
-
-
-# --------------------------------------------------------------------------------------- scores and losses
-
-
-@block
-def log_likelihood(b: Builder, then: Chain) -> None:
-    x = then.finite(then.rows())
-    batch, length, width = then.shape(x)
-    labels = b.input((batch, length, 1), torch.int64, below=width)
-    told = then("torch.gather", then("F.log_softmax", x, dim=-1), -1, labels)
-    then("torch.neg", then("torch.mean", told, b.one_of([1], [0, 1], [0, 1, 2])))
-
-
-@block
-def distances(b: Builder, then: Chain) -> None:
+def modulated(b: Builder, then: Chain) -> None:
+    """A transformer's layer whose norm a condition scales and shifts."""
     x = then.rows()
-    y = b.input((b.one_of(4, 5, 6, 3), then.shape(x)[-1]), b.of(x).dtype)
-    apart = then("torch.sub", then("Tensor.unsqueeze", x, 2), y)
-    squares = then("torch.sum", then("torch.square", apart), -1)
-    then("F.softmax", then("torch.neg", squares), dim=-1)
-    then("torch.amin", squares, b.one_of(-1, 1))
+    batch, _, width = then.shape(x)
+    condition = then.linear(b.input((batch, b.one_of(4, 6)), b.of(x).dtype), 2 * width)
+    then("torch.chunk", then("Tensor.unsqueeze", condition, 1), 2, -1)
+    scale, shift = Ref(f"v{b.made - 2}"), Ref(f"v{b.made - 1}")
+    y = then("F.layer_norm", x, [width])
+    then("torch.add", then("torch.mul", y, then("torch.add", scale, 1)), shift)
+
+
+@block
+def linear_attention(b: Builder, then: Chain) -> None:
+    """Without a softmax: keys and values first."""
+    x = then.finite(then.rows())
+    width = b.one_of(4, 5, 6, 8, 3)
+    q, k = (then("torch.add", then("F.elu", then.linear(x, width)), 1) for _ in range(2))
+    memory = then("torch.matmul", then("Tensor.transpose", k, -2, -1), then.linear(x, b.one_of(4, 6)))
+    total = then("torch.matmul", q, then("Tensor.unsqueeze", then("torch.sum", k, 1), -1))
+    then("torch.div", then("torch.matmul", q, memory), then("torch.add", total, 0.5))
+
+
+@block
+def rotated_pairs(b: Builder, then: Chain) -> None:
+    """Rotary positions of neighbours."""
+    x = b.pick(FLOATS, 3, 4, 1, lambda: (b.one_of(1, 2), b.one_of(2, 3, 1), b.one_of(4, 5, 6), b.one_of(4, 8, 6, 2)))
+    *lead, width = then.shape(x)
+    if width % 2:
+        return
+    then("torch.unbind", then("Tensor.reshape", x, [*lead, width // 2, 2]), -1)
+    even, odd = Ref(f"v{b.made - 2}"), Ref(f"v{b.made - 1}")
+    angles = b.input((lead[-1], width // 2), b.of(x).dtype)
+    cos, sin = then("torch.cos", angles), then("torch.sin", angles)
+    left = then("torch.sub", then("torch.mul", even, cos), then("torch.mul", odd, sin))
+    right = then("torch.add", then("torch.mul", even, sin), then("torch.mul", odd, cos))
+    then("torch.flatten", then("torch.stack", [left, right], -1), -2)
+
+
+@block
+def grouped_queries(b: Builder, then: Chain) -> None:
+    """Fewer keys than queries, repeated."""
+    batch, length, heads, each, times = b.one_of(1, 2), b.one_of(3, 5, 6, 1), b.one_of(2, 1), b.one_of(4, 5, 8), 2
+    dtype = b.one_of(*FLOATS)
+    q = b.input((batch, heads * times, length, each), dtype)
+    k = b.input((batch, heads, length, each), dtype)
+    k = then("torch.repeat_interleave", k, times, 1)
+    then("F.softmax", then("torch.matmul", q, then("Tensor.transpose", k, -2, -1)), dim=-1)
+
+
+@block
+def cell(b: Builder, then: Chain) -> None:
+    """A step of an LSTM."""
+    x, width = then.rows(), b.one_of(4, 5, 6)
+    state = b.input((*then.shape(x)[:-1], width), b.of(x).dtype)
+    then("torch.chunk", then("torch.add", then.linear(x, 4 * width), then.linear(state, 4 * width)), 4, -1)
+    i, f, g, o = (Ref(f"v{b.made - 4 + n}") for n in range(4))
+    kept = then("torch.mul", then("torch.sigmoid", f), state)
+    new = then("torch.add", kept, then("torch.mul", then("torch.sigmoid", i), then("torch.tanh", g)))
+    then("torch.mul", then("torch.sigmoid", o), then("torch.tanh", new))

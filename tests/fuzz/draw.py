@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from . import again, blocks, moves, pointwise, products  # noqa: F401 - these register their operators
+from . import again, blocks, heads, images, moves, pointwise, products  # noqa: F401 - these register their operators
 from .builder import Builder
 from .graph import Graph
 from .registry import OPERATORS

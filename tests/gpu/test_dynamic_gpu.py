@@ -55,6 +55,23 @@ class Places(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+class Pyramid(nn.Module):
+    """Images of any size: halved, enlarged, rolled, and the best channels of each place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = F.relu(self.first(x))
+        small = F.max_pool2d(x, 2)
+        large = F.interpolate(small, scale_factor=2.0, mode="nearest")
+        smooth = F.interpolate(F.avg_pool2d(small, 3, 1, 1), scale_factor=2, mode="bilinear")
+        cubic = F.interpolate(small, scale_factor=2, mode="bicubic", align_corners=True)
+        y = self.second(torch.cat([large, smooth.roll(1, 1)], 1))
+        return y.topk(2, 1).values, y.mean(1), cubic, y.max()
+
+
 def sizes(x: torch.Tensor, y: torch.Tensor) -> tuple[Any, ...]:
     """Sizes that come from tensors, from each other, and from no tensor that the engine computes with."""
     batch, length, _ = x.shape
@@ -137,6 +154,41 @@ def test_marked_bounds_and_a_second_start() -> None:
     (entry,) = ts.open_cache().entries()
     assert entry.header["ranges"] == [[2, 8, 16]]
     assert ts.stats()["builds"] == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_images_resized_and_pooled_at_any_size(mode: str) -> None:
+    model = perturbed(Pyramid())
+    fast = torch.compile(model, backend="trt_stripped", options={"min_block_size": 1, "refit_mode": mode}, dynamic=True)
+    for shape in ((2, 3, 8, 12), (1, 3, 16, 6), (3, 3, 10, 10), (2, 3, 64, 48)):
+        x = torch.randn(shape, device="cuda")
+        for have, want in zip(fast(x), model(x), strict=True):
+            torch.testing.assert_close(have, want, rtol=2e-4, atol=2e-4)
+    assert ts.stats()["fallbacks"] == 0
+    assert not [r for report in ts.reports() for r in report.rejections]
+
+
+@torch.no_grad()
+def test_writes_and_sorts_of_any_batch() -> None:
+    def fn(x: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = x * 2
+        y[:, 1] = 1.5
+        y[..., ::2] = x[..., ::2] + 1
+        z = torch.zeros_like(x).scatter(1, places, x[:, :2])
+        w = x.clone()
+        w[:, :, torch.tensor([0, 3], device=x.device)] = 0.25
+        return y, z, w, x.sort(-1).values, x.median(1).values, x.diagonal(0, 1, 2), x.unfold(2, 2, 1)
+
+    fast = torch.compile(fn, backend="trt_stripped", options={"min_block_size": 1})
+    for batch in (3, 4, 9, 2):
+        x = torch.randn(batch, 5, 6, device="cuda")
+        places = torch.rand(batch, 5, 6, device="cuda").argsort(1)[:, :2]
+        for one in (x, places):
+            torch._dynamo.mark_dynamic(one, 0, min=2, max=16)
+        torch.testing.assert_close(fast(x, places), fn(x, places), rtol=0, atol=0)
+    assert ts.stats()["builds"] == 1
+    assert not [r for report in ts.reports() for r in report.rejections]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ Python scalars, and returns ``ITensor`` values; strongly typed networks mean tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -370,8 +370,17 @@ class Net(Reductions):
 
     @staticmethod
     def fixed_sizes(**arguments: Any) -> Iterator[str]:
-        """A check for ``unless``: the converter reads sizes as numbers when the engine is built."""
+        """A check for ``unless``: the converter reads all sizes as numbers when the engine is built."""
         given = [one for a in arguments.values() for one in (a if isinstance(a, (list, tuple)) else [a])]
         sizes = [s for one in given for s in (one.shape if isinstance(one, torch.Tensor) else [one])]
         if any(dynamic(s) for s in sizes):
             yield "a dynamic size: this operator is converted for fixed ones"
+
+    @staticmethod
+    def fixed_along(x: torch.Tensor, *dims: int, numbers: Sequence[Any] = ()) -> Generator[str, None, bool]:
+        """Reasons against a call whose converter reads the sizes of these dimensions, and these numbers; returns
+        whether there are none."""
+        fixed = not any(map(dynamic, (*numbers, *(x.shape[d] for d in dims if x.ndim))))
+        if not fixed:
+            yield "a dynamic size along the dimension that it works on"
+        return fixed

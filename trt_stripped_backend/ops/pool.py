@@ -127,7 +127,20 @@ def _float_only(self: torch.Tensor, **_: Any) -> Iterator[str]:
 
 def _fixed_places(self: torch.Tensor, **_: Any) -> Iterator[str]:
     if any(dynamic(size) for size in self.shape[1:]):
-        yield "windows over dynamic sizes: pooling is converted for fixed ones, and any batch"
+        yield "windows over dynamic sizes: these are converted for fixed ones, and any batch"
+
+
+def _whole_windows(
+    self: torch.Tensor, kernel_size: Sequence[int], padding: Sequence[int], ceil_mode: bool,
+    dilation: Sequence[int] = (1,), count_include_pad: bool = True, divisor_override: int | None = None, **_: Any,
+) -> Iterator[str]:  # fmt: skip
+    if any(map(dynamic, self.shape[-len(kernel_size) :])):
+        if ceil_mode:
+            yield "ceil_mode over a dynamic size"
+        if max(dilation) > 1:
+            yield "dilated windows over a dynamic size"
+        if max(padding) > 0 and not count_include_pad and divisor_override is None:
+            yield "averages without the padding over a dynamic size"
 
 
 def _written_out(kernel_size: Sequence[int], **_: Any) -> Iterator[str]:
@@ -156,8 +169,10 @@ def _some_inside(
 for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_avg_pool, adaptive_max_pool):
     _one.unless(Net.not_empty)
     _one.unless(_float_only)
-for _one in (max_pool1d, max_pool, max_pool_with_indices, avg_pool1d, avg_pool, adaptive_max_pool):
+for _one in (max_pool_with_indices, adaptive_max_pool):
     _one.unless(_fixed_places)
+for _one in (max_pool1d, max_pool, avg_pool1d, avg_pool):
+    _one.unless(_whole_windows)
 for _one in (max_pool, max_pool_with_indices, avg_pool):
     _one.unless(_written_out)
 for _one in (adaptive_avg_pool, adaptive_max_pool):
@@ -235,8 +250,9 @@ def _avg_pool(
     strides, pads = _each(stride or kernel, rank), _each(padding, rank)
     lead = len(x.shape) - rank
     sizes, out = net.shape(x)[lead:], net.out.shape[lead:]
-    counts = [_counts(sizes[d], out[d], kernel[d], strides[d], pads[d], include_pad) for d in range(rank)]
-    uneven = [d for d in range(rank) if divisor is None and bool((counts[d] != kernel[d]).any())]
+    fixed = [d for d in range(rank) if divisor is None and isinstance(sizes[d], int)]
+    counts = {d: _counts(sizes[d], out[d], kernel[d], strides[d], pads[d], include_pad) for d in fixed}
+    uneven = [d for d in fixed if bool((counts[d] != kernel[d]).any())]
     y = net.wide(x) if uneven or divisor else x
     y = _layer(net, y, out, kernel, strides, pads, "AVERAGE")
     for d in uneven:  # the layer divided by the size of the whole window
@@ -267,7 +283,8 @@ def _layer(
         return net.cast(y if kind == "MAX" or length == size else net.mul(y, length / size), net.dtype(x))
     lead, sizes = list(net.shape(x)[:-rank]), net.shape(x)[-rank:]
     reach = [(o - 1) * s + k - p for o, s, k, p in zip(out, stride, kernel, padding, strict=True)]
-    if any(r > size + p for r, size, p in zip(reach, sizes, padding, strict=True)):
+    # Over a dynamic size they never do: there is no ceiling mode.
+    if any(isinstance(size, int) and r > size + p for r, size, p in zip(reach, sizes, padding, strict=True)):
         # Past the symmetric padding. To repeat an edge changes no maximum: each window that is padded has that edge.
         start = [0] * len(lead) + [-p for p in padding]
         shape = lead + [p + max(r, size) for r, size, p in zip(reach, sizes, padding, strict=True)]
@@ -279,7 +296,8 @@ def _layer(
     if layer is not None:
         layer.stride_nd, layer.padding_nd = (*line, *stride), (*[0] * len(line), *padding)
         layer.average_count_excludes_padding = False
-    return net.reshape(net.take(layer), [*lead, *out])
+    made = net.keep(net.take(layer), [*net.shape(x)[:2], *line, *out])
+    return net.reshape(made, [*lead, *out])
 
 
 def _even(net: Net, x: ITensor, out: Sequence[int], kind: str) -> ITensor:

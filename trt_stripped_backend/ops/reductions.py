@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import flavour
 from ..flavour import trt
-from ..sizes import Dim
+from ..sizes import Dim, alike
 from .network import ITensor
 from .shapes import Shapes
 
@@ -35,11 +35,15 @@ class Reductions(Shapes):
         if not axes:
             return self.reshape(x, result)
         first, end = min(axes), max(axes) + 1
-        if len(shape) > 3 and end < len(shape) and len(axes) == end - first and flavour.load().reduces_matrices:
-            parts = [math.prod(part) for part in (shape[:first], shape[first:end], shape[end:])]
-            return self.reshape(self.reduce(kind, self.reshape(x, parts), [1]), result)
+        if len(axes) == end - first and flavour.load().reduces_matrices:
+            parts = [math.prod(part) for part in (shape[:first], shape[first:end], shape[end:]) if part]
+            if not alike(parts, shape):
+                return self.reshape(self.reduce(kind, self.reshape(x, parts), [int(first > 0)]), result)
         turned = self.permute(x, [*kept, *sorted(single), *sorted(axes)])
-        x = self.reshape(turned, [*[shape[d] for d in kept], math.prod(shape[d] for d in axes)])
+        length = math.prod(shape[d] for d in axes)
+        # Several reductions of all of a dynamic tensor are not built as lines; as one row each they are.
+        lead = [shape[d] for d in kept] or [1] * isinstance(length, Dim)
+        x = self.reshape(turned, [*lead, length])
         if kind == trt.ReduceOperation.SUM:
             x = self._lengthened(x)
         rows = self.shape(x)
@@ -48,7 +52,7 @@ class Reductions(Shapes):
             # With more rows, that repeat the last, it is no reduction of that shape.
             longer = [rows[0] + more, *rows[1:]]
             x = self.slice(x, [0] * len(longer), longer, [1] * len(longer), trt.SampleMode.CLAMP)
-        made = self.take(self.network.add_reduce(x, kind, 1 << len(kept), keepdim))
+        made = self.take(self.network.add_reduce(x, kind, 1 << len(lead), keepdim))
         self.keep(made, [*self.shape(x)[:-1], *[1] * keepdim])
         return self.reshape(self.narrow(made, 0, 0, rows[0]) if more else made, result)
 

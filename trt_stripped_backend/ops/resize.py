@@ -8,12 +8,14 @@ along one dimension after the other, with PyTorch's own indices and weights as l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..flavour import trt
-from ..sizes import alike
-from .net import FLOAT, ITensor, Net
+from ..sizes import alike, dynamic
+from .net import FLOAT, Dim, ITensor, Net
 from .registry import op
 
 aten = torch.ops.aten
@@ -78,7 +80,38 @@ for _one in (
     _upsample_bicubic2d_aa,
 ):  # fmt: skip
     _one.unless(Net.not_empty)
-    _one.unless(Net.fixed_sizes)
+
+
+def _fixed_image(self: torch.Tensor, output_size: Sequence[int], **_: Any) -> Iterator[str]:
+    yield from Net.fixed_along(self, 2, 3, numbers=output_size)
+
+
+def _each(x: torch.Tensor, output_size: Sizes, scale_factors: Scales) -> list[tuple[Any, Any, float | None]]:
+    """Size, new size and factor of each dimension, where only a call tells some: there are no indices and weights to
+    write down then, and the layer must do."""
+    scales: Sequence[Any] = scale_factors or [None] * (x.ndim - 2)
+    outs = output_size or [s * int(k) if k == int(k) else s * k for s, k in zip(x.shape[2:], scales, strict=True)]
+    return list(zip(x.shape[2:], outs, scales, strict=True)) if any(map(dynamic, (*x.shape[2:], *outs))) else []
+
+
+def _doubled(input: torch.Tensor, output_size: Sizes, scale_factors: Scales) -> Iterator[str]:
+    if not all(_doubles(size, out) for size, out, _ in _each(input, output_size, scale_factors)):
+        yield "nearest neighbours for a dynamic size that does not become two, four, eight … times as large"
+
+
+def _whole_factors(
+    input: torch.Tensor, output_size: Sizes, align_corners: bool, scale_factors: Scales
+) -> Iterator[str]:
+    if not all(_plain(*one, align_corners) for one in _each(input, output_size, scale_factors)):
+        yield "a dynamic size times what is no whole number"
+
+
+for _one, _check in (
+    (upsample_nearest, _doubled), (_upsample_nearest_exact, _doubled), (upsample_linear, _whole_factors),
+    (upsample_bicubic2d, _whole_factors), (_upsample_bilinear2d_aa, _fixed_image),
+    (_upsample_bicubic2d_aa, _fixed_image),
+):  # fmt: skip
+    _one.unless(_check)
 
 
 @op(aten.grid_sampler_2d.default, dtypes=FLOAT)
@@ -186,6 +219,8 @@ def _smoothed_taps(
 
 def _nearest(net: Net, x: ITensor, scale_factors: Scales, offset: float) -> ITensor:
     tables = {}
+    if any(isinstance(size, Dim) for size in (*net.shape(x)[2:], *net.out.shape[2:])):
+        return _resize_layer(net, x, "NEAREST", "ASYMMETRIC")
     for dim, scale in _spatial(x, scale_factors):
         # A size that stays is copied, whatever the scale; in one and three dimensions only on a CPU, not on CUDA.
         scale = None if len(x.shape) == 4 and net.shape(x)[dim] == net.out.shape[dim] else scale
@@ -236,9 +271,18 @@ def _smooth(
     return net.cast(y, net.dtype(x))
 
 
-def _plain(size: int, out: int, scale: float | None, align_corners: bool) -> bool:
+def _plain(size: Any, out: Any, scale: float | None, align_corners: bool) -> bool:
     """Whether the layer's own scale, the quotient of the sizes, is PyTorch's; undefined for one aligned corner."""
-    return out > 1 if align_corners else scale is None or size * scale == out
+    if isinstance(size, int) and isinstance(out, int):
+        return out > 1 if align_corners else scale is None or size * scale == out
+    if align_corners:
+        return statically_known_true(out > 1)
+    return scale is None or (scale == int(scale) and statically_known_true(size * int(scale) == out))
+
+
+def _doubles(size: Any, out: Any) -> bool:
+    """Whether each element comes once, twice, four times …: coordinates without roundings."""
+    return any(statically_known_true(out == size * 2**power) for power in range(6))
 
 
 def _spatial(x: ITensor, scale_factors: Scales) -> Iterator[tuple[int, float | None]]:
@@ -249,11 +293,14 @@ def _spatial(x: ITensor, scale_factors: Scales) -> Iterator[tuple[int, float | N
 def _resize_layer(net: Net, x: ITensor, mode: str, coordinates: str) -> ITensor:
     layer = net.network.add_resize(x)
     if layer is not None:
-        layer.shape = tuple(net.out.shape)
+        if any(isinstance(size, Dim) for size in net.out.shape):
+            layer.set_input(1, net.shape_tensor(net.out.shape))
+        else:
+            layer.shape = tuple(net.out.shape)
         layer.resize_mode = getattr(trt.InterpolationMode, mode)
         layer.coordinate_transformation = getattr(trt.ResizeCoordinateTransformation, coordinates)
         layer.nearest_rounding = trt.ResizeRoundMode.FLOOR
-    return net.take(layer)
+    return net.keep(net.take(layer), net.out.shape)
 
 
 def _grid_sample(net: Net, x: ITensor, grid: ITensor, mode: int, padding: int, align_corners: bool) -> ITensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..flavour import trt
 from .elementwise import larger, smaller
@@ -65,13 +66,15 @@ def scatter_elements(net: Net, data: ITensor, dim: int, index: ITensor, src: Val
 
 def _against(self: torch.Tensor, dim: int, index: torch.Tensor, reduce: str = "") -> Iterator[str]:
     """Reasons against a scatter of elements."""
-    count = index.shape[dim] if index.ndim else 1
+    count, places = (t.shape[dim] if t.ndim else 1 for t in (index, self))
+    if reduce and not (yield from Net.fixed_along(index, dim)):
+        return
     if reduce and reduce not in _COMBINE:
         yield f"a scatter that reduces by {reduce}: TensorRT's does not reduce"
     elif reduce and (count > STEPS or self.dtype == torch.bool):
         yield f"a scatter that reduces {count} {self.dtype} values: TensorRT's does not reduce"
-    elif not reduce and count > (self.shape[dim] if self.ndim else 1):
-        yield "more indices than places in the dimension of a scatter"
+    elif not reduce and not statically_known_true(count <= places):
+        yield "more indices than places in the dimension of a scatter, or sizes that only a call tells"
 
 
 @op(aten.scatter.src)
@@ -173,7 +176,8 @@ def _put(net: Net, self: ITensor, indices: Sequence[ITensor | None], values: ITe
     lead, rest, count = list(net.shape(x)[:dim]), list(net.shape(x)[dim + 1 :]), math.prod(net.shape(positions))
     rows = net.expand(net.cast(values, net.dtype(self)), [*lead, *net.shape(positions), *rest])
     rows = net.reshape(rows, [*lead, count, *rest])
-    if accumulate or (dim and count <= net.shape(x)[dim]):
+    fits = isinstance(count, int) and isinstance(net.shape(x)[dim], int) and count <= net.shape(x)[dim]
+    if accumulate or (dim and fits):
         places = net.reshape(positions, [1] * len(lead) + [count] + [1] * len(rest))
         out = scatter_elements(net, x, dim, net.expand(places, net.shape(rows)), rows, "sum" if accumulate else "")
     else:
@@ -202,6 +206,8 @@ def _(
 ) -> Iterator[str]:
     given = [(d, i) for d, i in enumerate(indices) if i is not None]
     masks = [(d, i) for d, i in given if i.dtype == torch.bool]
+    if accumulate and not (yield from Net.fixed_along(self, numbers=[s for _, i in given for s in i.shape])):
+        return
     if any(not i.numel() for _, i in given):
         yield "an empty index"
     if accumulate and self.dtype == torch.bool:
@@ -210,7 +216,7 @@ def _(
         row = values.ndim - (self.ndim - masks[0][0] - masks[0][1].ndim)
         if len(given) > 1:
             yield "a mask beside other indices: how many places it takes depends on the data"
-        elif row > 0 and values.shape[row - 1] != 1:
+        elif row > 0 and not statically_known_true(values.shape[row - 1] == 1):
             yield "a value for each place that a mask takes: how many these are depends on the data"
     elif accumulate:
         count = torch.broadcast_shapes(*(i.shape for _, i in given)).numel()  # type: ignore[no-untyped-call]
@@ -268,7 +274,6 @@ for _op in (max_unpool2d, max_unpool3d, masked_scatter):
     _op.unless(Net.fixed_sizes)
 for _op in (scatter, scatter_value, scatter_src_reduce, scatter_value_reduce, scatter_add, scatter_reduce):
     _op.unless(Net.not_empty)
-    _op.unless(Net.fixed_sizes)
 for _op in (index_put, put):
     _op.unless(Net.not_empty)
-    _op.unless(Net.fixed_sizes)
+put.unless(Net.fixed_sizes)

@@ -151,6 +151,10 @@ def roll(net: Net, self: ITensor, shifts: Sequence[int], dims: Sequence[int] = (
     return net.reshape(x, net.shape(self))
 
 
+@roll.unless
+def _(self: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Iterator[str]:
+    yield from Net.fixed_along(self, *(dims or range(self.ndim)), numbers=shifts)
+
+
 for _op in (repeat, flip, roll):
     _op.unless(Net.not_empty)
-roll.unless(Net.fixed_sizes)

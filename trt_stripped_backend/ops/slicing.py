@@ -112,11 +112,23 @@ def slice_scatter(
     return _replace(net, self, src, dim, bounds(net.shape(self)[dim], start, end, step))
 
 
+@slice_scatter.unless
+def _(
+    self: torch.Tensor, src: torch.Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Iterator[str]:
+    yield from Net.fixed_along(self, dim, numbers=(start, end, step))
+
+
 @op(aten.select_scatter.default)
 def select_scatter(net: Net, self: ITensor, src: ITensor, dim: int, index: int) -> ITensor:
     """select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor"""
     at = index % net.shape(self)[dim]
     return _replace(net, self, net.unsqueeze(src, dim % len(self.shape)), dim, range(at, at + 1))
+
+
+@select_scatter.unless
+def _(self: torch.Tensor, src: torch.Tensor, dim: int, index: Any) -> Iterator[str]:
+    yield from Net.fixed_along(self, dim, numbers=(index,))
 
 
 def _diagonal_last(rank: int, dim1: int, dim2: int) -> list[int]:
@@ -148,7 +160,8 @@ def diagonal(net: Net, self: ITensor, offset: int = 0, dim1: int = 0, dim2: int 
 
 @diagonal.unless
 def _(self: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Iterator[str]:
-    if not -self.shape[dim1] < offset < self.shape[dim2]:
+    fixed = yield from Net.fixed_along(self, dim1, dim2)
+    if fixed and not -self.shape[dim1] < offset < self.shape[dim2]:
         yield "an empty diagonal"
 
 
@@ -161,12 +174,22 @@ def diagonal_scatter(net: Net, self: ITensor, src: ITensor, offset: int = 0, dim
     return net.permute(out, [order.index(d) for d in range(len(order))])
 
 
+@diagonal_scatter.unless
+def _(self: torch.Tensor, src: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Iterator[str]:
+    yield from Net.fixed_along(self, dim1, dim2)
+
+
 @op(aten.diag_embed.default)
 def diag_embed(net: Net, self: ITensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> ITensor:
     """diag_embed(Tensor self, int offset=0, int dim1=-2, int dim2=-1) -> Tensor"""
     order, size = _diagonal_last(len(self.shape) + 1, dim1, dim2), net.shape(self)[-1] + abs(offset)
     out = _set_diagonal(net, 0, self, size, size, offset)
     return net.permute(out, [order.index(d) for d in range(len(order))])
+
+
+@diag_embed.unless
+def _(self: torch.Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Iterator[str]:
+    yield from Net.fixed_along(self, -1)
 
 
 def _only(net: Net, keep: ITensor, x: ITensor) -> ITensor:
@@ -204,6 +227,7 @@ def unfold(net: Net, self: ITensor, dimension: int, size: int, step: int) -> ITe
 
 @unfold.unless
 def _(self: torch.Tensor, dimension: int, size: int, step: int) -> Iterator[str]:
+    yield from Net.fixed_along(self, dimension)
     if not size:
         yield "empty windows"
 
@@ -231,5 +255,4 @@ def _(
 
 for _op in (slice_scatter, select_scatter, diagonal, diagonal_scatter, diag_embed, tril, triu, unfold, as_strided):
     _op.unless(Net.not_empty)
-for _op in (slice_scatter, select_scatter, diagonal, diagonal_scatter, diag_embed, unfold, as_strided):
-    _op.unless(Net.fixed_sizes)
+as_strided.unless(Net.fixed_sizes)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..flavour import trt
-from ..sizes import alike
+from ..sizes import alike, dynamic
 from .create import iota
 from .index import gather_elements
 from .net import FLOAT, INT, ITensor, Net, Scalar, Value
@@ -22,6 +23,7 @@ aten = torch.ops.aten
 MAX_K = 3840
 #: Where all pairs of elements are compared: the most pairs.
 PAIRS = 1 << 24
+_LIMIT = ", if a size has no limit: mark_dynamic takes a max"
 
 
 def _top(net: Net, x: ITensor, k: int, dim: int, largest: bool) -> tuple[ITensor, ITensor]:
@@ -33,7 +35,7 @@ def _top(net: Net, x: ITensor, k: int, dim: int, largest: bool) -> tuple[ITensor
     # TopK takes one of the last four dimensions of a tensor of rank 2 or more, and no bool.
     rows, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
     wide = net.cast(x, torch.int32) if dtype == torch.bool else x
-    wide = net.reshape(wide, [rows, shape[dim], after] if after > 1 else [rows, shape[dim]])
+    wide = net.reshape(wide, [rows, shape[dim]] if alike([after], [1]) else [rows, shape[dim], after])
     key = _ranked(net, wide) if dtype in FLOAT else wide
     layer = net.network.add_topk(key, trt.TopKOperation.MAX if largest else trt.TopKOperation.MIN, k, 1 << 1)
     values, indices = net.take(layer), layer.get_output(1)
@@ -62,9 +64,10 @@ def topk(
 
 @topk.unless
 def _(self: torch.Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Iterator[str]:
-    if not k:
+    fixed = yield from Net.fixed_along(self, dim, numbers=(k,))
+    if fixed and not k:
         yield "topk with k = 0: an empty tensor"
-    if k > MAX_K:
+    if fixed and k > MAX_K:
         yield f"topk with k = {k}: TensorRT takes up to {MAX_K}"
 
 
@@ -79,7 +82,8 @@ def kthvalue(net: Net, self: ITensor, k: int, dim: int = -1, keepdim: bool = Fal
 
 @kthvalue.unless
 def _(self: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Iterator[str]:
-    if k > MAX_K:
+    fixed = yield from Net.fixed_along(self, dim, numbers=(k,))
+    if fixed and k > MAX_K:
         yield f"kthvalue with k = {k}: TensorRT takes up to {MAX_K}"
 
 
@@ -119,7 +123,8 @@ def _(self: torch.Tensor) -> Iterator[str]:
 
 @median_dim.unless
 def _(self: torch.Tensor, dim: int, keepdim: bool = False) -> Iterator[str]:
-    if self.ndim and self.shape[dim] > 2 * MAX_K:
+    fixed = yield from Net.fixed_along(self, dim)
+    if fixed and self.ndim and self.shape[dim] > 2 * MAX_K:
         yield f"a median of {self.shape[dim]} elements: TensorRT sorts up to {MAX_K}"
 
 
@@ -131,7 +136,8 @@ def sort(net: Net, self: ITensor, dim: int = -1, descending: bool = False) -> tu
 
 @sort.unless
 def _(self: torch.Tensor, dim: int = -1, descending: bool = False) -> Iterator[str]:
-    if self.ndim and self.shape[dim] > MAX_K:
+    fixed = yield from Net.fixed_along(self, dim)
+    if fixed and self.ndim and self.shape[dim] > MAX_K:
         yield f"a sort of {self.shape[dim]} elements: TensorRT takes up to {MAX_K}"
 
 
@@ -177,8 +183,11 @@ def sort_stable(
 @sort_stable.unless
 def _(self: torch.Tensor, stable: bool | None, dim: int = -1, descending: bool = False) -> Iterator[str]:
     size = self.shape[dim] if self.ndim else 1
-    if stable and self.numel() * size > PAIRS:
-        yield f"a stable sort of {size} elements: TensorRT has none, and comparing all pairs would take too much memory"
+    if not (yield from Net.fixed_along(self, dim)):
+        return
+    if stable and not statically_known_true(self.numel() * size <= PAIRS):
+        limit = _LIMIT if dynamic(self.numel()) else ""
+        yield f"a stable sort of {size} elements: TensorRT has none; comparing all pairs takes too much memory{limit}"
     elif not stable and size > MAX_K:
         yield f"a sort of {size} elements: TensorRT takes up to {MAX_K}"
 
@@ -202,8 +211,9 @@ def _too_many(sequence: torch.Tensor, value: torch.Tensor | Scalar) -> Iterator[
     count, rank = (value.numel(), value.ndim) if isinstance(value, torch.Tensor) else (1, 0)
     if max(sequence.ndim, rank) > 7:
         yield "places in tensors of rank 8: all pairs have one dimension more, and TensorRT holds 8"
-    if sequence.shape[-1] * count > PAIRS:
-        yield f"{count} values to find among {sequence.shape[-1]}: comparing them all would take too much memory"
+    if not statically_known_true(sequence.shape[-1] * count <= PAIRS):
+        limit = _LIMIT if any(map(dynamic, (count, sequence.shape[-1]))) else ""
+        yield f"{count} values to find among {sequence.shape[-1]}: comparing them all takes too much memory{limit}"
 
 
 @op(aten.searchsorted.Tensor, aten.searchsorted.Scalar, dtypes=FLOAT | INT)
@@ -250,4 +260,4 @@ def _(
 
 for _op in (topk, kthvalue, median, median_dim, sort, sort_stable, searchsorted, bucketize):
     _op.unless(Net.not_empty)
-    _op.unless(Net.fixed_sizes)
+median.unless(Net.fixed_sizes)

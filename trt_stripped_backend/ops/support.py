@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,10 +111,16 @@ def limits_of(check: Callable[..., Any]) -> Iterator[str]:
         if isinstance(node, ast.Yield):
             yield _text(node.value)
         elif isinstance(node, ast.YieldFrom) and isinstance(node.value, ast.Call):
-            called = node.value.func
-            inner = check.__globals__.get(called.id) if isinstance(called, ast.Name) else None
+            inner = _named(node.value.func, check.__globals__)
             if inner is not None:
                 yield from limits_of(inner)
+
+
+def _named(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    """What a name, or an attribute of one, stands for in a module; None for anything else."""
+    if isinstance(node, ast.Attribute):
+        return getattr(_named(node.value, known), node.attr, None)
+    return known.get(node.id) if isinstance(node, ast.Name) else None
 
 
 def _text(node: ast.expr | None) -> str:
