@@ -43,18 +43,21 @@ class Reductions(Shapes):
         length = math.prod(shape[d] for d in axes)
         # Several reductions of all of a dynamic tensor are not built as lines; as one row each they are.
         lead = [shape[d] for d in kept] or [1] * isinstance(length, Dim)
-        x = self.reshape(turned, [*lead, length])
+        return self.reshape(self._of_rows(kind, self.reshape(turned, [*lead, length]), bool(kept), keepdim), result)
+
+    def _of_rows(self, kind: Any, x: ITensor, several: bool, keepdim: bool) -> ITensor:
+        """A reduction over the last dimension; ``several``: there are others."""
         if kind == trt.ReduceOperation.SUM:
             x = self._lengthened(x)
-        rows = self.shape(x)
-        more = self.turns.before(x, rows) if kept else 0
+        shape = self.shape(x)
+        more = self.turns.before(x, shape) if several else 0
         if more:
             # With more rows, that repeat the last, it is no reduction of that shape.
-            longer = [rows[0] + more, *rows[1:]]
+            longer = [shape[0] + more, *shape[1:]]
             x = self.slice(x, [0] * len(longer), longer, [1] * len(longer), trt.SampleMode.CLAMP)
-        made = self.take(self.network.add_reduce(x, kind, 1 << len(lead), keepdim))
+        made = self.take(self.network.add_reduce(x, kind, 1 << (len(shape) - 1), keepdim))
         self.keep(made, [*self.shape(x)[:-1], *[1] * keepdim])
-        return self.reshape(self.narrow(made, 0, 0, rows[0]) if more else made, result)
+        return self.narrow(made, 0, 0, shape[0]) if more else made
 
     def _lengthened(self, x: ITensor) -> ITensor:
         """``x`` with zeros behind rows that are, or may be, of 5 or 6 elements.
