@@ -26,6 +26,7 @@ from .ops.chosen import compared
 from .ops.library import all_ops
 from .ops.net import Net
 from .ops.network import Out
+from .ops.reach import Reach
 from .ops.registry import bind, is_getitem
 from .options import Options
 from .precision import applied
@@ -217,13 +218,15 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
     for symbol in signature.symbols:
         if symbol.dim is None:
             net.size_input(symbol.name)
-    needed, once = _needed(partition.module.graph), compared(partition.module.graph)
-    for index, node in enumerate(partition.module.graph.nodes):
+    graph = partition.module.graph
+    needed, once, reach = _needed(graph), compared(graph), Reach(graph)
+    for index, node in enumerate(graph.nodes):
         if node in literals or (node not in needed and node.op != "output"):
             continue  # attention that nobody uses: PyTorch takes it for random, and keeps it
         net.node, net.out = f"{index}:{node.target}", _out(node.meta.get("val"), net, names)
         net.argument = _operator(next(iter(node.all_input_nodes), None))
         net.users = frozenset(_users(node))
+        net.beyond, net.reached = functools.partial(reach.beyond, node), functools.partial(reach.operators, node)
         if isinstance(node.meta.get("val"), torch.SymInt):
             values[node] = dim(size(node.meta["val"], names), net.ranges)
         elif node.op == "placeholder":
@@ -239,7 +242,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
             _check(str(node.target), values[node], net)
         if node in once:
             values[node] = net.once(values[node])
-    leaving: Any = partition.module.graph.output_node().args[0]
+    leaving: Any = graph.output_node().args[0]
     for index, (node, spec) in enumerate(zip(leaving, signature.outputs, strict=True)):
         net.output(lookup(node), f"y{index}", spec)
 

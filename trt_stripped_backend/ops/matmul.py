@@ -6,10 +6,14 @@ import math
 
 import torch
 
+from ..sizes import alike
 from .net import FLOAT, ITensor, Net, Scalar
 from .registry import op
 
 aten = torch.ops.aten
+
+_CUTTING = frozenset({aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind})
+_ACTIVATIONS = frozenset({aten.relu, aten.gelu})
 
 
 @op(aten.linear.default, dtypes=FLOAT)
@@ -103,17 +107,32 @@ def _product(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False, rou
 
     Many matrices times one are one large matrix times that one: where RTX 1.6.1 does this itself, of tensors of four
     dimensions, it makes NaN of a linear layer behind the attention of 8 windows of 8 × 8 (MaxViT), in every type. Of
-    three it is right, and faster than this (GPT-2: 0.80 against 0.95 ms on an H200).
+    three it is right, and faster than this (GPT-2: 0.80 against 0.95 ms on an H200), but for :func:`_gated`.
     """
     row, column = len(a.shape) == 1, len(b.shape) == 1
     a, b = net.unsqueeze(a, 0) if row else a, net.unsqueeze(b, 1) if column else b
     *lead, inner = net.shape(a)
-    flat = len(lead) > 2 and len(b.shape) == 2
+    if _gated(net, a, b):
+        b = net.reshape(b, net.shape(b)[-2:])
+        flat = True
+    else:
+        flat = len(lead) > 2 and len(b.shape) == 2
     y = net.product(
         net.reshape(a, [math.prod(lead), inner]) if flat else a, b, transpose_b=transpose_b, rounded=rounded
     )  # fmt: skip
     *batch, rows, columns = [*lead, net.shape(y)[-1]] if flat else net.shape(y)
     return net.reshape(y, batch + [rows] * (not row) + [columns] * (not column))
+
+
+def _gated(net: Net, a: ITensor, b: ITensor) -> bool:
+    """Whether this may be the product of a gated layer, ``linear(x).chunk(2, -1)`` and ``one * two.relu()``, of one
+    float32 matrix in a tensor of three dimensions: RTX 1.6.1 applies the bias and the ReLU or GELU wrongly."""
+    single = all(alike(net.shape(t)[:-2], [1] * (len(t.shape) - 2)) for t in (a, b))
+    reached = net.reached()
+    return (
+        len(a.shape) == 3 and single and net.dtype(a) == torch.float32
+        and not (reached.isdisjoint(_CUTTING) or reached.isdisjoint(_ACTIVATIONS))
+    )  # fmt: skip
 
 
 def _plus(

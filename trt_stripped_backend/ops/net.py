@@ -19,7 +19,7 @@ from ..kernel_layout import kernel_format
 from ..sizes import Dim, dim, dynamic, may_be
 from ..types import Slot, TensorSpec
 from .network import BOOL, DTYPES, FLOAT, INT, ITensor, Scalar, Value, to_trt
-from .reductions import Reductions
+from .reductions import SHORT_ROWS, Reductions
 from .shapes import AnySize
 
 __all__ = ["BOOL", "DTYPES", "EXACT_TERMS", "FLOAT", "INT", "AnySize", "Dim", "ITensor", "Net", "Scalar", "Value"]
@@ -329,9 +329,14 @@ class Net(Reductions):
             return self.permute(self.softmax(self.permute(x, order), -1), [order.index(d) for d in range(rank)])
         if not isinstance(size, Dim) and size == 1:  # RTX 1.6.1 fuses such a layer with products around it into NaN
             return self.unary(trt.UnaryOperation.EXP, self.sub(x, x))  # 1, but NaN of what is not finite
+        if not isinstance(size, Dim) and size in SHORT_ROWS:
+            return self.narrow(self.softmax(self.lengthened(x, float("-inf")), -1), -1, 0, size)
+        return self.with_more(int(rank > 1 and self.beyond()), x, self._softmax)
+
+    def _softmax(self, x: ITensor) -> ITensor:
         layer = self.network.add_softmax(x)
         if layer is not None:
-            layer.axes = 1 << (dim % len(x.shape))
+            layer.axes = 1 << (len(x.shape) - 1)
         return self._like(x, self.take(layer))
 
     def wrap_index(self, indices: ITensor, size: AnySize) -> ITensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +86,8 @@ class Network:
         argument: the operator that makes its first argument, behind dimensions of one element that come or go; None
             stands for the graph's input.
         users: the operators that take what it makes, likewise; None stands for the graph's output.
+        beyond: tells whether what it makes reaches a larger tensor than its operands, see :class:`.reach.Reach`.
+        reached: tells the operators that it reaches, likewise.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept where the plan may lack them.
         turns: what each tensor is a view of, and which transpositions stand before it.
@@ -113,6 +115,8 @@ class Network:
         self.node = ""
         self.argument: Any = None
         self.users: frozenset[Any] = frozenset()
+        self.beyond: Callable[[], bool] = bool
+        self.reached: Callable[[], frozenset[Any]] = frozenset
         self.out: Any = None
         self.literals: dict[str, torch.Tensor] = {}
         self._alive: list[torch.Tensor] = []  # weights are referenced, not copied, until the build ends

@@ -215,10 +215,14 @@ def _layer(net: Net, x: ITensor, scale: ITensor, shift: ITensor, eps: float) -> 
     """A normalization over the last dimension."""
     if alike(net.shape(x)[-1:], [1]):  # an element is its own mean, and RTX builds no layer for it
         return net.add(net.mul(net.sub(x, x), scale), shift)
-    layer = net.network.add_normalization(x, scale, shift, 1 << (len(x.shape) - 1))
-    if layer is not None:
-        layer.epsilon = eps
-    return net.keep(net.take(layer), net.shape(x))
+
+    def layer(rows: ITensor) -> ITensor:
+        made = net.network.add_normalization(rows, scale, shift, 1 << (len(rows.shape) - 1))
+        if made is not None:
+            made.epsilon = eps
+        return net.keep(net.take(made), net.shape(rows))
+
+    return net.with_more(int(net.beyond()), x, layer)
 
 
 def _per_channel(net: Net, values: ITensor | None, like: ITensor) -> ITensor | None:

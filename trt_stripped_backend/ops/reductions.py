@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import flavour
@@ -11,6 +11,9 @@ from ..flavour import trt
 from ..sizes import Dim, alike
 from .network import ITensor
 from .shapes import Shapes
+
+#: Rows of so many elements are summed wrongly, see :meth:`Reductions.lengthened`.
+SHORT_ROWS = (5, 6)
 
 
 class Reductions(Shapes):
@@ -22,7 +25,8 @@ class Reductions(Shapes):
         It is always over one dimension, the last: RTX 1.6.1 sums ``x - x.mean(1, keepdim=True)`` of shape [2, 3]
         wrongly over both, ``x - x.mean(0, keepdim=True)`` of shape [2, 6, 64] over the last, and ``x.softmax(-1)`` of
         shape [4, 5, 7, 3] over the one before. Dimensions of one element are not reduced, but dropped: of a group norm
-        it makes wrong extremes and products over them.
+        it makes wrong extremes and products over them. What reaches a larger tensor is reduced with a row more: see
+        :mod:`.reach`.
         """
         axes = {d % len(x.shape) for d in dims} if len(x.shape) else set()
         if not axes:
@@ -41,36 +45,50 @@ class Reductions(Shapes):
                 return self.reshape(self.reduce(kind, self.reshape(x, parts), [int(first > 0)]), result)
         turned = self.permute(x, [*kept, *sorted(single), *sorted(axes)])
         length = math.prod(shape[d] for d in axes)
+        beyond = self.beyond()
         # Several reductions of all of a dynamic tensor are not built as lines; as one row each they are.
-        lead = [shape[d] for d in kept] or [1] * isinstance(length, Dim)
-        return self.reshape(self._of_rows(kind, self.reshape(turned, [*lead, length]), bool(kept), keepdim), result)
+        lead = [shape[d] for d in kept] or [1] * (beyond or isinstance(length, Dim))
+        rows = self.reshape(turned, [*lead, length])
+        return self.reshape(self._of_rows(kind, rows, bool(kept), beyond, keepdim), result)
 
-    def _of_rows(self, kind: Any, x: ITensor, several: bool, keepdim: bool) -> ITensor:
+    def _of_rows(self, kind: Any, x: ITensor, several: bool, beyond: bool, keepdim: bool) -> ITensor:
         """A reduction over the last dimension; ``several``: there are others."""
         if kind == trt.ReduceOperation.SUM:
-            x = self._lengthened(x)
+            x = self.lengthened(x)
         shape = self.shape(x)
-        more = self.turns.before(x, shape) if several else 0
-        if more:
-            # With more rows, that repeat the last, it is no reduction of that shape.
-            longer = [shape[0] + more, *shape[1:]]
-            x = self.slice(x, [0] * len(longer), longer, [1] * len(longer), trt.SampleMode.CLAMP)
-        made = self.take(self.network.add_reduce(x, kind, 1 << (len(shape) - 1), keepdim))
-        self.keep(made, [*self.shape(x)[:-1], *[1] * keepdim])
-        return self.narrow(made, 0, 0, shape[0]) if more else made
+        more = self.turns.before(x, shape, beyond) if several or beyond else 0
+        return self.with_more(more, x, lambda rows: self._reduced(kind, rows, keepdim))
 
-    def _lengthened(self, x: ITensor) -> ITensor:
-        """``x`` with zeros behind rows that are, or may be, of 5 or 6 elements.
+    def _reduced(self, kind: Any, x: ITensor, keepdim: bool) -> ITensor:
+        made = self.take(self.network.add_reduce(x, kind, 1 << (len(x.shape) - 1), keepdim))
+        return self.keep(made, [*self.shape(x)[:-1], *[1] * keepdim])
+
+    def with_more(self, more: int, x: ITensor, layer: Callable[[ITensor], ITensor]) -> ITensor:
+        """What a layer over the last dimension makes, given more along the first, which repeats the last there.
+
+        So it is none of the shape of others, and is not computed together with them.
+        """
+        if not more:
+            return layer(x)
+        shape = self.shape(x)
+        longer = [shape[0] + more, *shape[1:]]
+        made = layer(self.slice(x, [0] * len(longer), longer, [1] * len(longer), trt.SampleMode.CLAMP))
+        return self.narrow(made, 0, 0, shape[0])
+
+    def lengthened(self, x: ITensor, fill: float = 0.0) -> ITensor:
+        """``x`` with a value behind rows that are, or may be, of 5 or 6 elements.
 
         RTX 1.6.1 sums such rows wrongly where a reduction follows: of 695 small graphs like
-        ``(x * x.sum(-1, keepdim=True)).mean(-1)`` 160 were wrong, and of 1,398 with zeros up to 8 none.
+        ``(x * x.sum(-1, keepdim=True)).mean(-1)`` 160 were wrong, and of 1,398 with zeros up to 8 none; of 151 like
+        ``x.softmax(-1).var(-1)`` in float32 24 were, and of 427 with ``-inf`` up to 8 none.
         """
         *rows, length = self.shape(x)
         low, high = length.interval if isinstance(length, Dim) else (length, length)
-        if low > 6 or high < 5:
+        if low > max(SHORT_ROWS) or high < min(SHORT_ROWS):
             return x
         shape = [*rows, length + 8 if isinstance(length, Dim) else 8]
-        return self.slice(x, [0] * len(shape), shape, [1] * len(shape), trt.SampleMode.FILL)
+        literal = self.constant(fill, self.dtype(x)) if fill else None
+        return self.slice(x, [0] * len(shape), shape, [1] * len(shape), trt.SampleMode.FILL, literal)
 
     def mean(self, x: ITensor, dims: Iterable[int], keepdim: bool = False) -> ITensor:
         return self.reduce(trt.ReduceOperation.AVG, x, dims, keepdim)

@@ -23,7 +23,7 @@ class Turns:
     def __init__(self) -> None:
         self._of: dict[str, int] = {}  # by tensor name; 0, which is not kept: not turned
         self._numbers: dict[Hashable, int] = {}
-        self._reduced: dict[Hashable, list[int]] = {}
+        self._reduced: dict[Hashable, list[tuple[int, bool]]] = {}
         self._root: dict[str, str] = {}  # by tensor name: whose elements alone its own are made of; "" for literals
         self._repeated: dict[str, Hashable] = {}  # by that: along which dimensions, at first
 
@@ -64,10 +64,14 @@ class Turns:
         self._of.pop(made.name, None)
         return made
 
-    def before(self, x: ITensor, shape: Sequence[Any]) -> int:
-        """How many differently turned tensors of this shape were reduced over the last dimension before."""
-        seen = self._reduced.setdefault(tuple(shape), [])
-        turn = self._of.get(x.name, 0)
+    def before(self, x: ITensor, shape: Sequence[Any], beyond: bool) -> int:
+        """How many differently turned tensors of this shape were reduced over the last dimension before.
+
+        Args:
+            beyond: the result reaches a larger tensor, which must not be taken for this one either.
+        """
+        seen = self._reduced.setdefault(tuple(shape), [(0, False)] if beyond else [])
+        turn = self._of.get(x.name, 0), beyond
         if turn not in seen:
             seen.append(turn)
         return seen.index(turn)

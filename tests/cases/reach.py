@@ -1,0 +1,72 @@
+"""What RTX computes in one kernel with more rows than it reduced, with shorter rows, or with half of a product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch.nn import functional as F
+
+from tests.cases import Case, T
+
+Layer = Callable[[torch.Tensor], torch.Tensor]
+
+ROWS: dict[str, Layer] = {
+    "shares": lambda v: v / (v.mean(-1, keepdim=True) + 0.1),
+    "distances": lambda v: v - v.amax(-1, keepdim=True),
+    "softmax": lambda v: v.softmax(-1),
+    "layer_norm": lambda v: F.layer_norm(v, v.shape[-1:]),
+    "rms_norm": lambda v: F.rms_norm(v, v.shape[-1:]),
+}
+
+
+def _of_a_norm(layer: Layer, dims: tuple[int, ...]) -> Layer:
+    return lambda x: x * layer(x.square().mean(dims, keepdim=True).sqrt()) + x
+
+
+def _beside(layer: Layer) -> Callable[..., torch.Tensor]:
+    return lambda x, v: x * layer(v)
+
+
+def _gated(cut: Callable[..., tuple[torch.Tensor, ...]], gate: Layer, last: bool) -> Callable[..., torch.Tensor]:
+    def layer(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        one, two = cut(F.linear(x, w, b))
+        return one * gate(two) if last else gate(one) * two
+
+    return layer
+
+
+CASES = [
+    Case(f"{name}_of_a_norm_of_{'x'.join(map(str, shape))}", _of_a_norm(layer, dims), (T(shape),), tol=1e-4)
+    for (shape, dims), (name, layer) in product((((7, 10), (0,)), ((2, 3, 6, 24), (1, 2))), ROWS.items())
+]
+CASES += [
+    Case(f"{name}_beside", _beside(layer), (T((1, 4, 3, 16)), T((1, 1, 1, 16), kind="pos")))
+    for name, layer in ROWS.items()
+]
+CASES += [
+    Case("shares_of_halves", _of_a_norm(ROWS["shares"], (0, 1)), (T((4, 3, 16), torch.float16),), tol=2e-2),
+    Case("softmax_of_halves", _of_a_norm(ROWS["softmax"], (0,)), (T((6, 96), torch.float16),), tol=2e-2),
+    Case("mean_of_a_line_beside", lambda x, v: x * (v / v.mean()), (T((5, 8)), T((8,), kind="pos")), (1,)),
+    Case("group_norm_beside", lambda x: x * F.group_norm(x.mean((2, 3), True), 2), (T((1, 8, 3, 5)),), tol=1e-4),
+    Case("var_of_short_softmax", lambda x: x.softmax(-1).var(-1), (T((7, 2, 5)),)),
+    Case("softmax_of_short_softmax", lambda x: (x - (3 * x).softmax(-1)).softmax(-1), (T((8, 12, 6)),)),
+    Case("sum_with_short_softmax", lambda x: (x.softmax(-1) + x).sum(), (T((1, 6)),)),
+    Case("rms_norm_of_short_softmax", lambda x: F.rms_norm(x.softmax(-1) * x, (5,)), (T((2, 16, 12, 5)),)),
+]  # fmt: skip
+CASES += [
+    Case(f"gated_{name}", _gated(cut, gate, last), (T((1, 5, 8)), T((12, 8)), T((12,))), (1, 2), tol=5e-3)
+    for name, cut, gate, last in (
+        ("halves", lambda y: y.chunk(2, -1), F.relu, True),
+        ("first", lambda y: y.chunk(2, -1), F.gelu, False),
+        ("overlapping", lambda y: (y[..., :8], y[..., 4:]), F.relu, True),
+        ("columns", lambda y: (y[..., ::2], y[..., 1::2]), lambda t: F.gelu(t, approximate="tanh"), True),
+        ("rows", lambda y: (y[:, :4], y[:, 1:]), F.gelu, True),
+    )
+]  # fmt: skip
+CASES += [
+    Case("gated_batch_of_one",
+         lambda x, w, b: (lambda y: y[..., :6] * y[..., 6:].relu())(torch.bmm(x, w) + b),
+         (T((1, 5, 8)), T((1, 8, 12)), T((12,))), tol=5e-3),
+]  # fmt: skip
