@@ -16,7 +16,7 @@ peer      Torch-TensorRT on the same library, its cache cold and then hit: as st
 steady    ms of a call, calls in flight: ours, with CUDA graphs, weights built in, eager, Inductor, reduce-overhead
 host      µs of the host for a call beyond ``execute_async_v3`` alone, on the same plan
 update    µs of the host in the call after all weights changed in place; ms until it is done (general:
-          refitted), and of TensorRT's refitter alone
+          refitted), and what TensorRT's refitter took of it
 memory    GPU MB beyond the weights; peak of compilation against steady use
 layers    a plain GPT with 12 and 48 layers, as one engine and with repeated layers built once
 """
@@ -213,7 +213,7 @@ TABLES: dict[str, list[tuple[str, Show]]] = {
         ("bound: call after a change", lambda r: text(value(r, "update", "bound", "changed_us"), 0)),
         ("after none", lambda r: text(value(r, "update", "bound", "still_us"), 0)),
         ("general: done, ms", lambda r: text(value(r, "update", "general", "done_ms"), 1)),
-        ("refitter alone, ms", lambda r: text(value(r, "update", "general", "refitter_ms"), 1)),
+        ("of it TensorRT's refitter, ms", lambda r: text(value(r, "update", "general", "refitter_ms"), 1)),
         ("refitted MB", lambda r: text(value(r, "update", "general", "refitted_mb"), 0)),
     ],
     "disk and GPU, MB": [
