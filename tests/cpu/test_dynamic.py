@@ -29,7 +29,7 @@ def drawn(share: int) -> list[Any]:
     return [pytest.param(case, id=name) for name, case in rows if zlib.crc32(name.encode()) % share == 0]
 
 
-@pytest.mark.parametrize("case", drawn(10))
+@pytest.mark.parametrize("case", drawn(14))
 def test_values_for_other_sizes(case: Case) -> None:
     harness_dynamic.emulate(case)
 

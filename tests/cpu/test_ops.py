@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from zlib import crc32
 
 import pytest
 
@@ -12,7 +13,11 @@ from tests.cases import Case, all_cases
 
 CASES = all_cases()
 CONVERTED = [(family, case) for family, case in CASES if case.converted]
-WITH_WEIGHTS = [(family, case) for family, case in CONVERTED if case.weights and case.rejected is None]
+#: In the families that have most of them every second one: with placeholders a build takes most of a second.
+WITH_WEIGHTS = [
+    (family, case) for family, case in CONVERTED
+    if case.weights and case.rejected is None and (family not in ("chosen", "conv") or crc32(case.name.encode()) % 2)
+]  # fmt: skip
 REJECTED = [(family, case) for family, case in CASES if case.rejected is not None]
 
 
@@ -39,7 +44,7 @@ def test_builds_with_weights_as_inputs(case: Case) -> None:
 
 @each(WITH_WEIGHTS)
 def test_builds_from_placeholders(case: Case) -> None:
-    # Without weights the plan would be the one of the test above; with them it takes most of a second.
+    # Without weights the plan would be the one of the test above.
     assert harness.build(case, bound=False).plan
 
 
