@@ -112,11 +112,9 @@ def _product(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False, rou
     row, column = len(a.shape) == 1, len(b.shape) == 1
     a, b = net.unsqueeze(a, 0) if row else a, net.unsqueeze(b, 1) if column else b
     *lead, inner = net.shape(a)
+    flat = len(lead) > 2 and len(b.shape) == 2
     if _gated(net, a, b):
-        b = net.reshape(b, net.shape(b)[-2:])
-        flat = True
-    else:
-        flat = len(lead) > 2 and len(b.shape) == 2
+        b, flat = net.reshape(b, net.shape(b)[-2:]), True
     y = net.product(
         net.reshape(a, [math.prod(lead), inner]) if flat else a, b, transpose_b=transpose_b, rounded=rounded
     )  # fmt: skip
