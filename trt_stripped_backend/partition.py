@@ -26,6 +26,7 @@ from .reasons import Lookup, reasons
 from .repeats import blocks
 from .sizes import expression, is_symbol
 from .types import Partition, Rejection, layout
+from .unrolled import begins
 from .weights import Split, constant_nodes
 
 aten = torch.ops.aten
@@ -80,6 +81,7 @@ def partition(
         elif node.op == "call_module":
             rejected[node] = _rejection(node, "op", "a submodule is not converted")
     groups = []
+    apart = begins(gm.graph, rejected).union(apart)
     for group in _parted(_levels(gm.graph, rejected, sizes), apart):
         counted = [n for n in group if n not in constant and not is_getitem(n)]
         if len(counted) >= max(options.min_block_size, 1):

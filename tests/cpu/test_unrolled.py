@@ -1,0 +1,77 @@
+"""Reductions of two to four elements, each of what others make: engines end before TensorRT-RTX builds for minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.conformance import engines
+from tests.conformance.samples import Sample
+from tests.rounds import STEPS, layer, layer_of, rounds
+
+
+def engines_of(fn: Callable[..., torch.Tensor], *inputs: torch.Tensor, build: bool = False) -> int:
+    """How many engines these are, and that what they compute is right."""
+
+    def outputs(*tensors: torch.Tensor) -> tuple[torch.Tensor]:
+        return (fn(*tensors),)
+
+    ran = engines.on_cpu(Sample(0, outputs, lambda _, *tensors: outputs(*tensors), inputs, ""), 0, build)
+    assert not ran.rejections
+    torch.testing.assert_close(ran.outputs[0], fn(*inputs), rtol=2e-2, atol=2e-2)
+    return ran.engines
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", STEPS)
+def test_the_fourth_begins_another_engine(name: str, dtype: torch.dtype) -> None:
+    step, passes = STEPS[name]
+    x = torch.rand(2, 4, 4).to(dtype) + 0.5
+    assert engines_of(rounds(step), x, build=True) == 6 * passes // (3 if passes == 1 else 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5), (1, 1), (2, 4, 4, 1), (2, 5, 4)], ids=str)
+def test_others_stay_together(shape: tuple[int, ...]) -> None:
+    """Sums of five elements or of one are not unrolled, and three of four may be."""
+    assert engines_of(rounds(STEPS["sum"][0]), torch.rand(shape) + 0.5) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "width"), [(4, 4), (2, 2), (3, 4)])
+def test_small_products_are_written_out_as_sums(tokens: int, width: int, dtype: torch.dtype) -> None:
+    assert engines_of(layer, *layer_of(tokens, width, dtype), build=True) > 1
+
+
+@pytest.mark.parametrize(("tokens", "width", "dtype"), [(8, 8, torch.float16), (3, 16, torch.bfloat16)])
+def test_usual_layers_are_one_engine(tokens: int, width: int, dtype: torch.dtype) -> None:
+    assert engines_of(layer, *layer_of(tokens, width, dtype)) == 1
+
+
+def test_a_product_ends_a_row() -> None:
+    def fn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            x = rounds(STEPS["sum"][0], 1)(x) @ w
+        return x
+
+    assert engines_of(fn, torch.rand(7, 3, 3, 8).transpose(1, 3) + 0.5, torch.rand(3, 3)) == 2
+    assert engines_of(fn, torch.rand(2, 3, 8) + 0.5, torch.rand(8, 8)) == 1
+
+
+def test_reductions_beside_each_other_stay_together() -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x.sum(-1), x.mean(-1), x.amax(-1), x.prod(-1), x.var(-1)])
+
+    assert engines_of(fn, torch.rand(3, 4)) == 1
+
+
+def test_all_of_a_tensor() -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(4):
+            x = x / x.sum()
+        return x
+
+    assert engines_of(fn, torch.rand(2, 2) + 0.5) == 2
+    assert engines_of(fn, torch.rand(3, 2) + 0.5) == 1
+    assert engines_of(fn, torch.tensor(2.0)) == 1

@@ -1,0 +1,40 @@
+"""Engines that end before TensorRT-RTX builds for minutes give PyTorch's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import trt_stripped_backend as ts
+from tests.rounds import STEPS, layer, layer_of, rounds
+
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def check(fn: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
+    want = fn(*(value.double() for value in inputs))
+    fast = torch.compile(fn, backend="trt_stripped", options={"cache": False, "min_block_size": 1}, dynamic=False)
+    with torch.no_grad():
+        have = fast(*(value.cuda() for value in inputs))
+    bound = TOLERANCES[inputs[0].dtype]
+    torch.testing.assert_close(have.cpu().double(), want, rtol=bound, atol=bound)
+    (report,) = ts.reports()
+    assert not report.rejections
+    assert report.nodes_in_engines == report.nodes
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 4), (3, 2), (2, 4, 7), (5, 3, 4)], ids=str)
+@pytest.mark.parametrize("name", STEPS)
+def test_rounds(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    check(rounds(STEPS[name][0]), (torch.rand(shape, generator=generator) + 0.5).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("tokens", "width"), [(4, 4), (2, 2), (3, 4), (4, 3), (8, 8)])
+def test_a_narrow_layer(tokens: int, width: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    check(layer, *layer_of(tokens, width, dtype))

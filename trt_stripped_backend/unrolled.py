@@ -1,0 +1,103 @@
+"""Where engines end so that each is built in seconds.
+
+TensorRT-RTX computes a reduction, softmax or written out product of two to four elements once for every element that it
+is used in. Where many are made of each other it builds for minutes: a float16 layer of a transformer of width 4 for
+225 s, three rounds of Sinkhorn's normalization of 4 × 4 matrices for 30 s (1.7.1, two CPU cores). With zeros behind the
+rows it builds fast, but computes other numbers (1.6.1). So what would be too many begins another engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+#: So many reductions of each other are in one engine.
+DEPTH = 3
+#: Reductions of more elements are not unrolled.
+_UNROLLED = 4
+
+_ONE = frozenset({
+    aten.sum, aten.mean, aten.amax, aten.amin, aten.prod, aten.any, aten.all, aten.max, aten.min,
+    aten.linalg_vector_norm,
+})  # fmt: skip
+_TWO = frozenset({
+    aten.var, aten.var_mean, aten.std, aten.std_mean, aten.logsumexp, aten._softmax, aten._log_softmax, aten.softmax,
+    aten.log_softmax, aten._safe_softmax,
+})  # fmt: skip
+_NORMS = frozenset({aten.layer_norm, aten.native_layer_norm, aten.rms_norm, aten._fused_rms_norm})
+_PRODUCTS = frozenset({aten.mm, aten.bmm, aten.mv, aten.dot, aten.matmul, aten.linear})
+_SUMS = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})  # of a tensor and a product
+
+
+def begins(graph: fx.Graph, outside: Collection[fx.Node]) -> set[str]:
+    """Names of the nodes that begin another engine than what stands before them.
+
+    Args:
+        graph: with fake tensors.
+        outside: nodes that are in no engine.
+    """
+    found: set[str] = set()
+    depth: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        if node.op != "call_function" or node in outside:
+            continue
+        passes = _passes(node)
+        if passes is None:
+            continue
+        before = max((depth.get(one, 0) for one in node.all_input_nodes), default=0)
+        if passes and before and before + passes > DEPTH:
+            found.add(node.name)
+            depth.clear()  # what stands before is in memory
+            before = 0
+        depth[node] = before + passes
+    return found
+
+
+def _passes(node: fx.Node) -> int | None:
+    """How many unrolled reductions of each other a node is; None if what it makes is not computed anew in each use."""
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is aten.convolution:
+        return None
+    if packet is aten.scaled_dot_product_attention:
+        (query, key), small = map(_tensor, node.args[:2]), _is_half(node.args[0])
+        each = [_each([query.shape[-1]], small), _each([key.shape[-2]], 2 + small)]
+        return None if each == [None, None] else sum(one or 0 for one in each)
+    if packet in _PRODUCTS or packet in _SUMS:
+        factor = node.args[packet in _SUMS]
+        return _each(_tensor(factor).shape[-1:], _is_half(factor))
+    if packet in _NORMS:
+        return _each(_argument(node, "normalized_shape"), 2)
+    if packet in _ONE or packet in _TWO:
+        shape, dims = _tensor(node.args[0]).shape, _argument(node, "dim")
+        dims = dims if isinstance(dims, (list, tuple)) else [] if dims is None else [dims]
+        return _each([shape[dim] for dim in dims] if dims and shape else shape, 1 + (packet in _TWO))
+    return 0
+
+
+def _each(sizes: Any, passes: int) -> int | None:
+    """So many where these dimensions are unrolled."""
+    if not all(isinstance(size, int) for size in sizes) or math.prod(sizes) > _UNROLLED:
+        return None
+    return int(passes) if math.prod(sizes) > 1 else 0
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """By name of the schema; None if it has none of that name."""
+    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            return node.args[place] if place < len(node.args) else node.kwargs.get(name, argument.default_value)
+    return None
+
+
+def _tensor(node: Any) -> torch.Tensor:
+    return node.meta["val"]  # type: ignore[no-any-return]
+
+
+def _is_half(node: Any) -> bool:
+    return _tensor(node).dtype != torch.float32
