@@ -1,16 +1,15 @@
-"""Shared by all tiers: a cache of their own, and property tests that do not race a clock."""
+"""Shared by all tiers: a cache and random numbers of their own, and property tests that do not race a clock."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +18,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TRT_STRIPPED_CACHE_DIR", str(folder))
     return folder
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a module draws as it is imported, and how often its tests draw, does not depend on the modules before it."""
+    torch.manual_seed(0)
+    settings.load_profile(collector.config.getoption("--hypothesis-profile") or "local")  # PyTorch's tests load another
+
+
+@pytest.fixture(autouse=True)
+def own_seed() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)

@@ -196,7 +196,8 @@ X = torch.rand(3, 2, 3, 3)
 
 
 def close(have: torch.Tensor, want: torch.Tensor) -> bool:
-    return torch.allclose(have, want, rtol=1e-4, atol=1e-5)
+    largest = float(want.abs().max())  # sums of large products can be small
+    return torch.allclose(have, want, rtol=1e-4, atol=1e-5 * max(1.0, largest))
 
 
 def test_every_change_is_seen(copies: bool) -> None:

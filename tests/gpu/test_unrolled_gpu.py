@@ -29,12 +29,10 @@ def check(fn: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
 @pytest.mark.parametrize("shape", [(2, 4, 4), (3, 2), (2, 4, 7), (5, 3, 4)], ids=str)
 @pytest.mark.parametrize("name", STEPS)
 def test_rounds(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    check(rounds(STEPS[name][0]), (torch.rand(shape, generator=generator) + 0.5).to(dtype))
+    check(rounds(STEPS[name][0]), (torch.rand(shape) + 0.5).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize(("tokens", "width"), [(4, 4), (2, 2), (3, 4), (4, 3), (8, 8)])
 def test_a_narrow_layer(tokens: int, width: int, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
     check(layer, *layer_of(tokens, width, dtype))
