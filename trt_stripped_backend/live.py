@@ -206,9 +206,9 @@ class LiveWeights:
     def _rewritten(
         self, before: WeightSet | None, sources: Sequence[torch.Tensor], known: Sequence[tuple[Any, ...]]
     ) -> WeightSet | None:
-        """The set after writes to weights that engines read where they lie: only what is computed of them is new, in
-        its old place. None if there is more to it."""
-        if self.copies or before is None or not before.bare or before.refreshes != _refreshes or capturing(self.device):
+        """The set after writes to weights that stay where they are: only what is computed of them is new, in its old
+        place. None if there is more to it."""
+        if before is None or not before.bare or before.refreshes != _refreshes or capturing(self.device):
             return None
         pieces = self._launched(before, known)
         if pieces is None:
@@ -220,9 +220,10 @@ class LiveWeights:
             if self._most(before, pieces):
                 before.renewal.again(lambda: self._compute(before, sources))
         assert before.watched is not None
+        ready = enqueued(self.device) if pieces else None
         return before._replace(
-            token=object(), pieces=pieces, state=contents(before.watched(sources)),
-            ready=enqueued(self.device) or before.ready, streams=set(),
+            token=object(), pieces=pieces, state=contents(before.watched(sources)), ready=ready or before.ready,
+            streams=set(), stamps=self._stamped(before.pointers, pieces, sources, before.refreshes),
         )  # fmt: skip
 
     def _lay_out(self, found: WeightSet) -> bool:
@@ -269,21 +270,17 @@ class LiveWeights:
         watch, refreshes = dict.fromkeys(self._watch), _refreshes  # once, since it may grow meanwhile
         pieces = self._derive(before, sources, known, refreshes)
         values: dict[str, torch.Tensor] = {}
-        depends: dict[str, tuple[Any, ...]] = {}
         earlier: dict[str, torch.Tensor] = {}
         for piece, (_, made) in zip(self.split.derived, before.pieces if before is not None else (), strict=False):
             earlier.update(zip(piece.names, made.tensors, strict=True))
-        for piece, (on, made) in zip(self.split.derived, pieces, strict=True):
+        for piece, (_, made) in zip(self.split.derived, pieces, strict=True):
             values.update(zip(piece.names, made.tensors, strict=True))
-            depends.update(dict.fromkeys(piece.names, on))
         pointers: list[tuple[int, ...]] = []
-        stamps: list[tuple[Any, ...]] = []
         kept: list[list[torch.Tensor | None]] = []
         bare = True
         for number, part in enumerate(self.slots):
             own: list[torch.Tensor | None] = []
             addresses: list[int] = []
-            content: list[Any] = [refreshes]
             for place, (name, slot) in enumerate(part):
                 old = before.kept[number][place] if before is not None else None
                 old = None if old is earlier.get(name) else old
@@ -292,7 +289,6 @@ class LiveWeights:
                 if index is None:
                     assert source is not None
                     bound, ours = self._laid_out(source, slot.spec, old), True
-                    content += depends[name]
                 else:
                     source = sources[index]
                     checked(source, slot.spec.shape, slot.spec.dtype, self.device, self.name(self._argument[name]))
@@ -300,12 +296,9 @@ class LiveWeights:
                     ours = bound.data_ptr() != source.data_ptr()
                     if ours:
                         watch[index], bare = None, False
-                    if ours or self.copies:
-                        content += stamp(source)
                 own.append(bound if ours else None)
                 addresses.append(bound.data_ptr())
             pointers.append(tuple(addresses))
-            stamps.append((*addresses, *content))
             kept.append(own)
         watched = gather(tuple(watch)) if len(watch) < len(sources) else tuple
         ours = bool(self._derived) or any(t is not None for own in kept for t in own)
@@ -313,10 +306,27 @@ class LiveWeights:
         if ready is None and before is not None:  # recorded: nothing was computed
             ready = before.ready
         return WeightSet(
-            pointers, stamps, kept, tuple(values[name] for name in self._derived), object(), pieces,
+            pointers, self._stamped(pointers, pieces, sources, refreshes), kept,
+            tuple(values[name] for name in self._derived), object(), pieces,
             watched if watch else None, contents(watched(sources)), [Alias(sources[i]) for i in watch],
             refreshes, ready, set(), set(), bare, Renewal(self.device),
         )  # fmt: skip
+
+    def _stamped(
+        self, pointers: Sequence[tuple[int, ...]], pieces: Sequence[tuple[tuple[Any, ...], Made]],
+        sources: Sequence[torch.Tensor], refreshes: int,
+    ) -> list[tuple[Any, ...]]:  # fmt: skip
+        """For each partition, what an engine's copy of its slots depends on; nothing where engines hold none."""
+        if not self.copies:
+            return [()] * len(self.slots)
+        depends = {name: on for piece, (on, _) in zip(self.split.derived, pieces, strict=True) for name in piece.names}
+        return [
+            (*addresses, refreshes, *(
+                depends[name] if name in depends else stamp(sources[self._index[self._argument[name]]])
+                for name, _ in part
+            ))
+            for part, addresses in zip(self.slots, pointers, strict=True)
+        ]  # fmt: skip
 
     def _derive(
         self, before: WeightSet | None, sources: Sequence[torch.Tensor], known: Sequence[tuple[Any, ...]],

@@ -17,7 +17,8 @@ class WeightSet(NamedTuple):
 
     Attributes:
         pointers: for each partition, the addresses of its slots, which an engine reads.
-        stamps: for each partition, what an engine's copy of the slots depends on; equal stamps, equal contents.
+        stamps: for each partition, what an engine's copy of the slots depends on; equal stamps, equal contents. Empty
+            where engines hold no copies.
         kept: for each partition, the slot tensors that are ours (derived or re-laid-out); None for the model's own.
         values: derived weights in the order of the main graph's placeholders.
         token: stands for all of the above, so that one identity check tells "as before".

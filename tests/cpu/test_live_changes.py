@@ -172,13 +172,13 @@ class Recorded(Renewal):
         self.act()
 
 
-@pytest.fixture(params=["bound", "unaligned", "general", "recorded"])
+@pytest.fixture(params=["bound", "unaligned", "general", "recorded", "general recorded"])
 def copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Engines that read the model's own memory, copies of it that fit, or what they were refitted with."""
     monkeypatch.setattr(placement, "ALIGNMENT", 1 << 40 if request.param == "unaligned" else 1)
-    if request.param == "recorded":
+    if "recorded" in request.param:
         monkeypatch.setattr(live, "Renewal", Recorded)
-    return bool(request.param == "general")
+    return "general" in request.param
 
 
 @pytest.fixture(autouse=True)
@@ -215,12 +215,11 @@ def test_every_change_is_seen(copies: bool) -> None:
     assert engines.graphs <= 6, "a change of values compiles nothing"
 
 
-def test_derived_weights_are_computed_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "ALIGNMENT", 1)
-    monkeypatch.setattr(live, "Renewal", Recorded)
+@pytest.mark.parametrize("copies", ["recorded", "general recorded"], indirect=True)
+def test_derived_weights_are_computed_in_one_launch(copies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorded, "launches", 0)
     net = perturb(Net())
-    run, _ = compiled(net, X, False)
+    run, _ = compiled(net, X, copies)
     run(X)
     counts = []
     for index in range(5):

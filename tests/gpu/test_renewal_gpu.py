@@ -38,6 +38,11 @@ class Cast(nn.Module):
             return self.layers(x)
 
 
+@pytest.fixture(params=["bound", "general"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[Renewal]:
     """Those that were launched, in order."""
@@ -53,9 +58,9 @@ def _places() -> list[int]:
 
 
 @torch.no_grad()
-def test_every_write_is_in_the_next_call(launches: list[Renewal]) -> None:
+def test_every_write_is_in_the_next_call(mode: str, launches: list[Renewal]) -> None:
     model, x = perturbed(Adapted()), torch.randn(4, 3, 16, 16, device="cuda")
-    fast = compiled(model, "bound")
+    fast = compiled(model, mode)
     fast(x)
     where = _places()
     for seed in range(1, 9):
@@ -74,10 +79,10 @@ def test_every_write_is_in_the_next_call(launches: list[Renewal]) -> None:
 
 
 @torch.no_grad()
-def test_a_write_on_another_stream(launches: list[Renewal]) -> None:
+def test_a_write_on_another_stream(mode: str, launches: list[Renewal]) -> None:
     model, x = perturbed(Adapted()), torch.randn(4, 3, 16, 16, device="cuda")
     states = [{k: v.clone() for k, v in perturbed(Adapted(), seed).state_dict().items()} for seed in (1, 2)]
-    fast = compiled(model, "bound")
+    fast = compiled(model, mode)
     streams = [torch.cuda.Stream() for _ in range(3)]
     torch.cuda.synchronize()
     results = []
@@ -94,9 +99,9 @@ def test_a_write_on_another_stream(launches: list[Renewal]) -> None:
 
 
 @torch.no_grad()
-def test_casts_of_a_whole_model(launches: list[Renewal]) -> None:
+def test_casts_of_a_whole_model(mode: str, launches: list[Renewal]) -> None:
     model, x = perturbed(Cast()), torch.randn(8, 64, device="cuda")
-    fast = compiled(model, "bound")
+    fast = compiled(model, mode)
     for seed in range(1, 6):
         perturbed(model, seed)
         assert error(fast(x).float(), model(x).float()) < 2e-2
@@ -105,10 +110,10 @@ def test_casts_of_a_whole_model(launches: list[Renewal]) -> None:
 
 
 @torch.no_grad()
-def test_other_threads_compute_and_allocate_meanwhile(launches: list[Renewal]) -> None:
+def test_other_threads_compute_and_allocate_meanwhile(mode: str, launches: list[Renewal]) -> None:
     models = [perturbed(Adapted(), seed) for seed in range(4)]
     x, failures = torch.randn(4, 3, 16, 16, device="cuda"), []
-    fast = [compiled(model, "bound") for model in models]
+    fast = [compiled(model, mode) for model in models]
     for one in fast:
         one(x)
 
@@ -132,7 +137,7 @@ def test_other_threads_compute_and_allocate_meanwhile(launches: list[Renewal]) -
 
 
 @torch.no_grad()
-def test_what_is_left_of_a_model_serves_the_next(launches: list[Renewal]) -> None:
+def test_what_is_left_of_a_model_serves_the_next(mode: str, launches: list[Renewal]) -> None:
     x = torch.randn(4, 3, 16, 16, device="cuda")
     gc.collect()
     places = []
@@ -140,7 +145,7 @@ def test_what_is_left_of_a_model_serves_the_next(launches: list[Renewal]) -> Non
         torch.compiler.reset()
         launches.clear()
         model = perturbed(Adapted())
-        fast = compiled(model, "bound")
+        fast = compiled(model, mode)
         for seed in range(6):
             perturbed(model, seed)
             torch._C._cuda_clearCublasWorkspaces()  # as Inductor does, before it records
