@@ -47,7 +47,7 @@ from .view.drawing import DerivedWeight
 from .weights import Derived, Split
 
 MAGIC = b"\x89TRTSF\r\n"
-FORMAT = 4
+FORMAT = 5
 
 _HEAD = struct.Struct("<8sI")
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -69,7 +69,7 @@ def content(
         lowered: for the weights' names.
         arguments: how many Dynamo's graph takes.
         cached: for the cache of this machine: without engines, which lie beside it, whatever ``embed_engines`` says,
-            and with the lines of code that stay in PyTorch.
+            and with the lines of code that stay in PyTorch or begin an engine.
 
     Raises:
         Unsupported: what cannot be saved, and why.
@@ -91,6 +91,7 @@ def content(
         "suspects": [[position, held] for position, held in lowered.suspects.items()], "exact": compilation.exact,
         "engine_tf32": sorted(_tf32(planned)),
         "nodes": report.nodes, "rejections": [list(vars(one).values()) for one in rejections],
+        "notes": list(planned.cut.notes) if cached else [],
         "derived_weights": [list(vars(one).values()) for one in report.derived_weights],
         "graph": portable.dump_graph(planned.cut.module),
         "placeholders": [n.name for n in split.module.graph.find_nodes(op="placeholder")],
@@ -257,6 +258,7 @@ def rebuilt(saved: Json, compilation: Compilation) -> tuple[Restored, Planned]:
     report = restored.report
     report.graphs += 1
     report.nodes += saved["nodes"]
+    report.notes += saved["notes"]
     report.derived_weights += [
         DerivedWeight(name, value, tuple(sources), ops) for name, value, sources, ops in saved["derived_weights"]
     ]

@@ -102,6 +102,9 @@ class Compilation:
         had: dict[str, Had] = {}
         cut, pieces, wanted = bisected(lambda apart: self._attempt(split, apart, had), self.options.min_block_size)
         self.reject(*cut.rejections)
+        for note in cut.notes:
+            self.report.notes.append(note)
+            log.info("%s", note)
         self.report.graphs += 1
         self.report.derived_weights += derived_weights(split, lowered.names)
         if self.drawn:

@@ -31,6 +31,10 @@ from .weights import Split, constant_nodes
 
 aten = torch.ops.aten
 
+_SLOWLY = "as one, TensorRT builds rows of many reductions of few elements for minutes"
+#: How many nodes a note names.
+_FEW = 6
+
 
 @dataclass(frozen=True)
 class Partitioned:
@@ -42,12 +46,14 @@ class Partitioned:
         partitions: in the order of execution.
         rejections: why the other nodes stay in PyTorch, in graph order.
         device: where the engines' tensors are; None for a graph without tensor arguments.
+        notes: why engines end where nothing stays in PyTorch.
     """
 
     module: fx.GraphModule
     partitions: tuple[Partition, ...]
     rejections: tuple[Rejection, ...]
     device: torch.device | None
+    notes: tuple[str, ...] = ()
 
 
 def partition(
@@ -81,8 +87,9 @@ def partition(
         elif node.op == "call_module":
             rejected[node] = _rejection(node, "op", "a submodule is not converted")
     groups = []
-    apart = begins(gm.graph, rejected).union(apart)
-    for group in _parted(_levels(gm.graph, rejected, sizes), apart):
+    levels, unrolled = _levels(gm.graph, rejected, sizes), begins(gm.graph, rejected)
+    notes = *_ends(levels, unrolled, _SLOWLY), *_ends(levels, apart, "TensorRT did not build the two as one")
+    for group in _parted(levels, unrolled.union(apart)):
         counted = [n for n in group if n not in constant and not is_getitem(n)]
         if len(counted) >= max(options.min_block_size, 1):
             groups.append(group)
@@ -97,7 +104,7 @@ def partition(
     module, partitions = Cut(gm, groups, outside, elsewhere, split, sizes, told).run()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     rejections = tuple(rejected[n] for n in sorted(rejected, key=order.__getitem__) if n not in constant)
-    return Partitioned(module, partitions, rejections, device)
+    return Partitioned(module, partitions, rejections, device, notes)
 
 
 def recut(split: Split, groups: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Partitioned:
@@ -211,6 +218,15 @@ def _parted(groups: list[list[fx.Node]], apart: Collection[str]) -> Iterator[lis
     for group in groups:
         starts = [0, *(index for index, node in enumerate(group) if index and node.name in apart), len(group)]
         yield from (group[start:stop] for start, stop in itertools.pairwise(starts))
+
+
+def _ends(groups: list[list[fx.Node]], apart: Collection[str], why: str) -> Iterator[str]:
+    """A note on the engines that begin with these nodes, if any do."""
+    starts = [node for group in groups for node in group[1:] if node.name in apart]
+    if starts:
+        named = [f"{node.name} ({where})" if (where := origin(node).where) else node.name for node in starts[:_FEW]]
+        more = f" and {len(starts) - _FEW} more" if len(starts) > _FEW else ""
+        yield f"another engine begins at {', '.join(named)}{more}: {why}"
 
 
 def _share_memory(groups: list[list[fx.Node]]) -> tuple[list[list[fx.Node]], set[fx.Node]]:

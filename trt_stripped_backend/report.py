@@ -72,7 +72,8 @@ class Report:
         partitions: one for each engine.
         rejections: why the other operators stay in PyTorch.
         nodes: operators in all graphs, parameters-only arithmetic and literals not counted.
-        notes: what else was asked for and cannot be had, such as a CUDA graph.
+        notes: what else was asked for and cannot be had, such as a CUDA graph, and why engines end where nothing stays
+            in PyTorch.
         derived_weights: weights computed from parameters, in PyTorch, when those change.
         drawings: the graphs, for the page; of ``explain`` and ``prebuild`` only.
     """

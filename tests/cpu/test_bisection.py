@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -96,6 +97,8 @@ def test_two_that_are_not_built_together_are_both_in_engines(builds: Any, cache:
     torch.testing.assert_close(have, model(X))
     report = ts.reports()[-1]
     assert not report.rejections and report.nodes_in_engines == report.nodes == 14
+    (note,) = report.notes
+    assert re.fullmatch(r"another engine begins at .+: TensorRT did not build the two as one", note)
     assert sum(map(len, tried[:1])) == 14 and len(set(map(tuple, tried))) == len(tried), "built once each"
     assert ts.stats()["fallbacks"] == 0
 

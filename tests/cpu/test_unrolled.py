@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import trt_stripped_backend as ts
 from tests.conformance import engines
 from tests.conformance.samples import Sample
+from tests.emulated import World
 from tests.rounds import STEPS, layer, layer_of, rounds
 
 
@@ -75,3 +77,23 @@ def test_all_of_a_tensor() -> None:
     assert engines_of(fn, torch.rand(2, 2) + 0.5) == 2
     assert engines_of(fn, torch.rand(3, 2) + 0.5) == 1
     assert engines_of(fn, torch.tensor(2.0)) == 1
+
+
+@torch.no_grad()
+def test_a_note_says_where_and_why(world: World) -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(12):
+            x = x / x.sum(-1, keepdim=True)
+            x = x / x.sum(-2, keepdim=True)
+        return x
+
+    x, options = torch.rand(2, 4, 4) + 0.5, {"min_block_size": 1}
+    (note,) = ts.explain(fn, x, options=options).notes[:1]
+    assert note.startswith("another engine begins at ")
+    assert note.count(f"({__file__}:") == 6
+    assert " and 1 more: as one, TensorRT builds " in note
+    for _ in range(2):  # the second finds the trace of the first
+        torch.compiler.reset()
+        torch.compile(fn, backend="trt_stripped", options=options)(x)
+        assert ts.reports()[-1].notes == [note]
+    assert ts.stats()["traces"] == 1
