@@ -31,7 +31,7 @@ from .weights import Split, constant_nodes
 
 aten = torch.ops.aten
 
-_SLOWLY = "as one, TensorRT builds rows of many reductions of few elements for minutes"
+_SLOWLY = "TensorRT builds the two as one for minutes (docs/tensorrt-rtx.md)"
 #: How many nodes a note names.
 _FEW = 6
 

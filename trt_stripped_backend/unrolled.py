@@ -3,7 +3,8 @@
 TensorRT-RTX computes a reduction, softmax or written out product of two to four elements once for every element that it
 is used in. Where many are made of each other it builds for minutes: a float16 layer of a transformer of width 4 for
 225 s, three rounds of Sinkhorn's normalization of 4 × 4 matrices for 30 s (1.7.1, two CPU cores). With zeros behind the
-rows it builds fast, but computes other numbers (1.6.1). So what would be too many begins another engine.
+rows it builds fast, but computes other numbers (1.6.1). So what would be too many begins another engine, and so does
+what would be too large a tree, see :mod:`.expanded`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import fx
+
+from .expanded import Trees
 
 aten = torch.ops.aten
 
@@ -32,6 +35,7 @@ _TWO = frozenset({
 })  # fmt: skip
 _NORMS = frozenset({aten.layer_norm, aten.native_layer_norm, aten.rms_norm, aten._fused_rms_norm})
 _PRODUCTS = frozenset({aten.mm, aten.bmm, aten.mv, aten.dot, aten.matmul, aten.linear})
+_STORED = frozenset({aten.convolution, aten.sort, aten.topk})
 _SUMS = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})  # of a tensor and a product
 
 
@@ -44,25 +48,27 @@ def begins(graph: fx.Graph, outside: Collection[fx.Node]) -> set[str]:
     """
     found: set[str] = set()
     depth: dict[fx.Node, int] = {}
+    trees = Trees(graph, outside)
     for node in graph.nodes:
         if node.op != "call_function" or node in outside:
             continue
         passes = _passes(node)
-        if passes is None:
-            continue
         before = max((depth.get(one, 0) for one in node.all_input_nodes), default=0)
-        if passes and before and before + passes > DEPTH:
+        if (passes and before and before + passes > DEPTH) or not trees.add(node):
             found.add(node.name)
             depth.clear()  # what stands before is in memory
+            trees.end()
+            trees.add(node)
             before = 0
-        depth[node] = before + passes
+        if passes is not None:
+            depth[node] = before + passes
     return found
 
 
 def _passes(node: fx.Node) -> int | None:
     """How many unrolled reductions of each other a node is; None if what it makes is not computed anew in each use."""
     packet = getattr(node.target, "overloadpacket", None)
-    if packet is aten.convolution:
+    if packet in _STORED:
         return None
     if packet is aten.scaled_dot_product_attention:
         (query, key), small = map(_tensor, node.args[:2]), _is_half(node.args[0])

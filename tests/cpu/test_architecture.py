@@ -18,7 +18,7 @@ PACKAGE = Path(next(iter(trt_stripped_backend.__path__)))
 STAGES = (
     "errors", "sizes", "types", "options", "flavour", "progress", "precision", "fingerprint", "watch", "inplace",
     "origin", "decompositions", "lowering", "kernel_layout", "weights", "placement", "driver",
-    "streams", "cudagraph", "derived", "renewal", "weightset", "live", "ops", "reasons", "unrolled",
+    "streams", "cudagraph", "derived", "renewal", "weightset", "live", "ops", "reasons", "expanded", "unrolled",
     "repeats", "cut", "partition", "pieces", "bisection", "key", "profile", "portable", "cache", "megacache",
     "unbuilt", "build", "refit", "context", "graphs", "threads", "run", "verify", "view", "report",
     "compilation", "artifact", "traces", "background", "enginecall", "backend", "variant", "layouts", "tracing",

@@ -91,9 +91,19 @@ def test_a_note_says_where_and_why(world: World) -> None:
     (note,) = ts.explain(fn, x, options=options).notes[:1]
     assert note.startswith("another engine begins at ")
     assert note.count(f"({__file__}:") == 6
-    assert " and 1 more: as one, TensorRT builds " in note
+    assert " and 1 more: TensorRT builds the two as one for minutes" in note
     for _ in range(2):  # the second finds the trace of the first
         torch.compiler.reset()
         torch.compile(fn, backend="trt_stripped", options=options)(x)
         assert ts.reports()[-1].notes == [note]
     assert ts.stats()["traces"] == 1
+
+
+def test_sorting_ends_a_row() -> None:
+    """As where a mixture of experts weighs the two best of four."""
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        best, place = x.softmax(-1).topk(2)
+        return (best / best.sum(-1, keepdim=True) * place).sum(-1)
+
+    assert engines_of(fn, torch.rand(5, 4), build=True) == 1

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import trt_stripped_backend as ts
-from tests.rounds import STEPS, layer, layer_of, rounds
+from tests.rounds import ENDS, STEPS, layer, layer_of, rounds
 
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 def check(fn: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
-    want = fn(*(value.double() for value in inputs))
+    want = fn(*(value.double() for value in inputs)).double()
     fast = torch.compile(fn, backend="trt_stripped", options={"cache": False, "min_block_size": 1}, dynamic=False)
     with torch.no_grad():
         have = fast(*(value.cuda() for value in inputs))
@@ -36,3 +36,8 @@ def test_rounds(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("tokens", "width"), [(4, 4), (2, 2), (3, 4), (4, 3), (8, 8)])
 def test_a_narrow_layer(tokens: int, width: int, dtype: torch.dtype) -> None:
     check(layer, *layer_of(tokens, width, dtype))
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_values_that_are_read_again_and_again(name: str) -> None:
+    check(ENDS[name], torch.randn(6, 64))

@@ -1,0 +1,75 @@
+"""What TensorRT-RTX would write out as a large tree is cut: engines are built in seconds, whatever reads whatever."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests import harness
+from tests.cases import all_cases
+from tests.cpu.test_unrolled import engines_of
+from tests.rounds import ENDS, THREE, times
+from trt_stripped_backend import expanded, flavour
+from trt_stripped_backend.build import convert
+from trt_stripped_backend.flavour import trt
+from trt_stripped_backend.ops.net import Net
+from trt_stripped_backend.ops.network import Network
+from trt_stripped_backend.profile import as_intervals, ranges
+
+FAMILIES = ("activation", "elementwise", "norm", "special", "unary", "whole")
+STORED = ("MATRIX_MULTIPLY", "CONVOLUTION", "REDUCE", "SOFTMAX", "TOPK", "SCATTER", "CUMULATIVE", "NORMALIZATION")
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """For each operator of the networks that are made, how often its tensors read one that it takes, at most."""
+    most: dict[str, int] = defaultdict(int)
+    read: dict[tuple[str, str], Counter[str]] = {}
+    take = Network.take
+
+    def counting(self: Network, layer: Any, index: int = 0) -> Any:
+        made = take(self, layer, index)
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        own: Counter[str] = Counter()
+        if layer.type.name not in STORED:
+            for one in inputs:
+                if one is not None and not self.literal_bytes(one):
+                    own.update(read.get((self.node, one.name), {one.name: 1}))
+        read[self.node, made.name] = own
+        name = self.node.partition(":")[2]
+        most[name] = max(most[name], *own.values(), 1)
+        return made
+
+    monkeypatch.setattr(Network, "take", counting)
+    return most
+
+
+def test_the_table_says_how_often_operands_are_read(counts: dict[str, int]) -> None:
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    for family, case in all_cases():
+        if family in FAMILIES and case.converted and not case.rejected:
+            piece, signature = harness.lower_case(case).engine()
+            bounds = as_intervals(signature, ranges(piece, signature, None, None))
+            network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+            convert(piece, signature, Net(network, flavour.load(), bound=True, ranges=bounds))
+    told = {str(target): count for target, count in expanded.READS.items()}
+    assert {name: count for name, count in counts.items() if count > 2 * told.get(name, 1)} == {}
+    assert {name: count for name, count in told.items() if not counts[name] <= count < 2 * counts[name]} == {}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_would_be_built_for_minutes_is_cut(name: str) -> None:
+    assert engines_of(ENDS[name], torch.randn(6, 64), build=True) > 1
+
+
+@pytest.mark.parametrize(
+    "fn", [THREE, lambda x: THREE(x) @ THREE(x).t(), lambda x: times(F.silu, 9)(x).sum(-1)],
+    ids=["elements", "product", "few"],
+)  # fmt: skip
+def test_others_stay_together(fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    assert engines_of(fn, torch.randn(6, 64), build=True) == 1
