@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from .ops.reach import APART
+
 aten = torch.ops.aten
 
 #: So many values are in a tree: built in two seconds.
@@ -49,12 +51,10 @@ _REDUCED = frozenset({
     aten.var_mean, aten.std, aten.std_mean, aten.logsumexp, aten.linalg_vector_norm,
 })  # fmt: skip
 #: What they make is in memory.
-_STORED = frozenset({
-    aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv, aten.matmul, aten.linear,
-    aten.convolution, aten.scaled_dot_product_attention, aten.max_pool1d, aten.max_pool2d, aten.max_pool3d,
-    aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d,
-    aten.sort, aten.topk,
-})  # fmt: skip
+_STORED = APART | {
+    aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,
+    aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d, aten.sort, aten.topk,
+}  # fmt: skip
 #: They reduce nothing, like views and what computes each element by itself.
 _MOVED = frozenset({
     aten.cat, aten.stack, aten.clone, aten.repeat, aten.gather, aten.index, aten.index_select, aten.embedding,
@@ -65,7 +65,7 @@ _MOVED = frozenset({
 class Trees:
     """How many values each value of a graph is written out as, while one engine is put together.
 
-    A value that an earlier kernel needed is in memory: one whose product is an operand, beside the value itself.
+    What an earlier kernel took is in memory for a later one, such as ``h`` in ``h + norm(h) @ w``.
 
     Args:
         graph: with fake tensors.

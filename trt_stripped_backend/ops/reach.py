@@ -20,7 +20,7 @@ from ..sizes import expression
 aten = torch.ops.aten
 
 #: They are computed apart from what they take.
-_APART = frozenset({
+APART = frozenset({
     aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv, aten.matmul, aten.linear,
     aten.convolution, aten.scaled_dot_product_attention,
 })  # fmt: skip
@@ -57,7 +57,7 @@ class Reach:
 
 def _apart(node: fx.Node) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
-    if packet in _APART or node.op == "output":
+    if packet in APART or node.op == "output":
         return True
     if packet in _REPEATING or torch.Tag.pointwise in getattr(node.target, "tags", ()):
         return False
