@@ -65,6 +65,10 @@ CASES = [
         "linear_beside_vector", lambda x, w, b, v: (F.linear(x, w, b), x @ v),
         (T((2, 3, 5, 5)), T((3, 5)), T((3,)), T((5,))), (1, 2),
     ),
+    Case("logarithms_of_odd_terms", lambda x, w: x.log() @ w, (T((5, 7), kind="pos"), T((7, 4))), (1,)),
+    Case("shares_of_odd_terms", lambda x, w: x.log_softmax(0) @ w, (T((16, 301)), T((301, 6))), (1,), tol=1e-4),
+    Case("linear_of_odd_logarithms", lambda x, w, b: F.relu(F.linear(x.log(), w, b)),
+         (T((33, 15), kind="pos"), T((8, 15)), T((8,))), (1, 2)),
     Case("mm_empty", torch.mm, (T((4, 0)), T((0, 5))), rejected="empty"),
     Case(
         "matmul_int",
@@ -75,6 +79,6 @@ CASES = [
 ]
 _BOTH = (
     "linear", "linear_sequence", "linear_rank_4", "einsum_with_itself", "matmul_broadcast", "bmm", "addmm",
-    "addmm_scaled", "baddbmm",
+    "addmm_scaled", "baddbmm", "logarithms_of_odd_terms",
 )  # fmt: skip
 CASES += [c.with_dtype(d) for d in (torch.float16, torch.bfloat16) for c in CASES if c.name in _BOTH]

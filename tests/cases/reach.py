@@ -66,6 +66,14 @@ CASES += [
     )
 ]  # fmt: skip
 CASES += [
+    Case(f"gated_odd_{'x'.join(map(str, shape))}", _gated(lambda y: y.chunk(2, -1), F.relu, True),
+         (T(shape), T((12, shape[-1])), T((12,))), (1, 2), tol=5e-3)
+    for shape in ((1, 5, 7), (5, 7), (16, 255))
+]  # fmt: skip
+CASES += [
+    Case("gated_of_higher_rank",
+         lambda x, w, b: (lambda y: y[..., :6] * y[..., 6:].relu())(torch.matmul(x, w) + b),
+         (T((1, 5, 8)), T((1, 1, 8, 12)), T((12,))), (1, 2), tol=5e-3),
     Case("gated_batch_of_one",
          lambda x, w, b: (lambda y: y[..., :6] * y[..., 6:].relu())(torch.bmm(x, w) + b),
          (T((1, 5, 8)), T((1, 8, 12)), T((12,))), tol=5e-3),

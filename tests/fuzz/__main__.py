@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: on the emulated network")
     parser.add_argument("--build", action="store_true", help="on the CPU: build every engine with TensorRT too")
+    parser.add_argument("--tf32", action="store_true", help="float32 products may round to TF32")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing after so many")
     parser.add_argument("--shard", default="0/1", help="INDEX/COUNT")
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--reasons", action="store_true", help="print why operators stay in PyTorch")
     given = parser.parse_args(arguments)
     if given.device == "cuda":  # else graphs after the first that may use TF32 would stay in PyTorch
-        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", str(int(given.tf32)))
     if given.jobs > 1:
         with tempfile.TemporaryDirectory() as folder:
             totals = run_processes(arguments, given.jobs, Path(folder))

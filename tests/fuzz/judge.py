@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tests.default_dtype import default_dtype
+from trt_stripped_backend.precision import tf32_allowed
 
 from .graph import Graph, Step
 from .registry import EXACT
@@ -53,7 +54,7 @@ class Judge:
         self.runs = [exact, self.eager, *perturbed]
         steps = len(graph.steps)
         types = {t.dtype for t in [*inputs, *self.eager] if t.is_floating_point()} or {torch.float32}
-        self.relative = ROUNDINGS * steps * max(torch.finfo(d).eps for d in types)
+        self.relative = ROUNDINGS * steps * max(map(_eps, types))
 
     def __call__(self, have: Sequence[torch.Tensor]) -> Verdict:
         """Compares all outputs, element by element."""
@@ -112,11 +113,16 @@ def _perturbed(
     return [_either_zero(_shaken(made, generator), generator, zero) for made in results]
 
 
+def _eps(dtype: torch.dtype) -> float:
+    """A rounding; products round float32 to the ten bits of TF32 where they may."""
+    return 2**-10 if dtype == torch.float32 and tf32_allowed() else torch.finfo(dtype).eps
+
+
 def _shaken(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     if not value.is_floating_point():
         return value
     noise = 2 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1
-    return (value.to(torch.float64) * (1 + ROUNDINGS * torch.finfo(value.dtype).eps * noise)).to(value.dtype)
+    return (value.to(torch.float64) * (1 + ROUNDINGS * _eps(value.dtype) * noise)).to(value.dtype)
 
 
 def _either_zero(value: torch.Tensor, generator: torch.Generator, zero: int) -> torch.Tensor:

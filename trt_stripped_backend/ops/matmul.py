@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..sizes import alike
+from ..sizes import Dim, alike
 from .net import FLOAT, ITensor, Net, Scalar
 from .registry import op
 
@@ -113,11 +113,14 @@ def _product(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False, rou
     a, b = net.unsqueeze(a, 0) if row else a, net.unsqueeze(b, 1) if column else b
     *lead, inner = net.shape(a)
     flat = len(lead) > 2 and len(b.shape) == 2
-    if _gated(net, a, b):
+    gated = _gated(net, a, b)
+    if gated:
         b, flat = net.reshape(b, net.shape(b)[-2:]), True
     y = net.product(
         net.reshape(a, [math.prod(lead), inner]) if flat else a, b, transpose_b=transpose_b, rounded=rounded
     )  # fmt: skip
+    if gated and (isinstance(inner, Dim) or inner % 2):  # the product of an odd sum has three dimensions all the same
+        y = net.once(y)
     *batch, rows, columns = [*lead, net.shape(y)[-1]] if flat else net.shape(y)
     return net.reshape(y, batch + [rows] * (not row) + [columns] * (not column))
 
@@ -128,7 +131,7 @@ def _gated(net: Net, a: ITensor, b: ITensor) -> bool:
     single = all(alike(net.shape(t)[:-2], [1] * (len(t.shape) - 2)) for t in (a, b))
     reached = net.reached()
     return (
-        len(a.shape) == 3 and single and net.dtype(a) == torch.float32
+        len(b.shape) <= len(a.shape) <= 3 and single and net.dtype(a) == torch.float32
         and not (reached.isdisjoint(_CUTTING) or reached.isdisjoint(_ACTIVATIONS))
     )  # fmt: skip
 
