@@ -49,6 +49,13 @@ def layer_of(tokens: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor,
     return torch.rand(2, tokens, width, dtype=dtype), *weights
 
 
+def products(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Eight of each other, where a layer of four has one token."""
+    for _ in range(8):
+        x = x + x @ weight
+    return x
+
+
 def times(step: Callable[[torch.Tensor], torch.Tensor], count: int = 20) -> Callable[[torch.Tensor], torch.Tensor]:
     def fn(x: torch.Tensor) -> torch.Tensor:
         for _ in range(count):
@@ -75,5 +82,6 @@ ENDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "clamps": lambda x: times(lambda x: (x * 1.5).clamp(-1, 1), 8)(x).mean(),
     "newton": lambda x: times(lambda x: x - (x * x * x - 2) / (3 * x * x), 12)(x.abs() + 1).sum(-1),
     "remainders": lambda x: torch.remainder(torch.remainder(x, 0.7).softmax(-1), 0.3),
+    "activations": lambda x: times(F.gelu, 10)(times(lambda x: (x * 1.5).clamp(-1, 1), 4)(x)).mean(-1),
     "floors": lambda x: torch.floor_divide(torch.floor_divide(x * 100, 3), 2).sum(-1),
 }

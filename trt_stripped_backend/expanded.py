@@ -1,15 +1,16 @@
 """How large the trees are that TensorRT-RTX makes of values.
 
 What one kernel with a reduction computes, before and behind it, is written out as a tree: a value that is read three
-times, by something that is read three times, is there nine times. RTX 1.7.1 takes 1.6 µs for each (two CPU cores):
-twelve times ``torch.where(x > 0, x * 2, x + 1)`` of each other before a sum are built in 1.2 s, fourteen in 8 s, and
-twenty not within a minute; nor are two floor divisions, each of which reads its operand thousands of times. Kernels
-without a reduction are not written out.
+times, by something that is read three times, is there nine times. RTX 1.7.1 takes about 1 µs for each (two CPU cores):
+twelve times ``torch.where(x > 0, x * 2, x + 1)`` of each other before a sum, 1.6 million values, are built in 1.5 s,
+fourteen in 8 s, and twenty not within a minute; nor are two floor divisions, each of which reads its operand thousands
+of times. Kernels without a reduction are not written out.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections import Counter
 from collections.abc import Collection
@@ -18,33 +19,40 @@ from typing import Any
 import torch
 from torch import fx
 
+from .ops.net import FEW_PRODUCTS
 from .ops.reach import APART
 
 aten = torch.ops.aten
 
-#: So many values are in a tree: built in two seconds.
-MOST = 1_000_000
+#: So many values are in a tree: built in two to five seconds.
+MOST = 2_000_000
 
-#: How often a converter reads an operand of floats, where that is more than once; tests/cpu/test_expanded.py counts.
-READS: dict[Any, int] = {
-    aten.div.Tensor_mode: 8199, aten.div.Scalar_mode: 8199, aten.remainder.Tensor: 8199, aten.remainder.Scalar: 8199,
-    aten.fmod.Tensor: 2048, aten.fmod.Scalar: 2048, aten.digamma.default: 89, aten.lgamma.default: 64,
-    aten.erfinv.default: 38, aten.erfc.default: 25, aten.special_erfcx.default: 23, aten.hypot.default: 22,
-    aten.pow.Tensor_Scalar: 16, aten.atan2.default: 14, aten.mish.default: 11, aten.softplus.default: 10,
-    aten.remainder.Scalar_Tensor: 10, aten.clamp.default: 9, aten.clamp.Tensor: 9, aten.elu.default: 9,
-    aten.pow.Tensor_Tensor: 9, aten.pow.Scalar: 8, aten.log1p.default: 8, aten.expm1.default: 7, aten.log2.default: 4,
-    aten.log10.default: 4, aten.maximum.default: 3, aten.minimum.default: 3, aten.leaky_relu.default: 3,
-    aten._prelu_kernel.default: 3, aten.trunc.default: 3, aten.silu.default: 2, aten.hardswish.default: 2,
-    aten.glu.default: 2, aten.sign.default: 2, aten.signbit.default: 2,
+#: How often a converter reads an operand of floats, and how many values it makes of it when each is written out, where
+#: it reads it more than once; tests/cpu/test_expanded.py counts.
+READS: dict[Any, tuple[int, int]] = {
+    aten.div.Tensor_mode: (8199, 88061), aten.div.Scalar_mode: (6008, 82052), aten.remainder.Tensor: (8199, 74649),
+    aten.remainder.Scalar: (6008, 88060), aten.fmod.Tensor: (2048, 18654), aten.fmod.Scalar: (1501, 20504),
+    aten.digamma.default: (89, 363), aten.lgamma.default: (64, 273), aten.erfinv.default: (38, 298),
+    aten.erfc.default: (25, 197), aten.special_erfcx.default: (23, 170), aten.hypot.default: (22, 125),
+    aten.pow.Tensor_Scalar: (16, 17), aten.atan2.default: (14, 109), aten.mish.default: (11, 50),
+    aten.remainder.Scalar_Tensor: (10, 31), aten.softplus.default: (10, 56), aten.clamp.default: (9, 33),
+    aten.clamp.Tensor: (9, 24), aten.elu.default: (9, 39), aten.pow.Tensor_Tensor: (9, 52),
+    aten.log1p.default: (8, 34), aten.pow.Scalar: (8, 20), aten.expm1.default: (7, 26), aten.gelu.default: (5, 7),
+    aten.log2.default: (4, 20), aten.log10.default: (4, 20), aten.maximum.default: (3, 7),
+    aten.minimum.default: (3, 9), aten.leaky_relu.default: (3, 9), aten._prelu_kernel.default: (3, 4),
+    aten.trunc.default: (3, 8), aten.silu.default: (2, 5), aten.hardswish.default: (2, 5), aten.glu.default: (2, 7),
+    aten.sign.default: (2, 7), aten.signbit.default: (2, 8), aten.le.Scalar: (2, 5), aten.ge.Scalar: (2, 5),
 }  # fmt: skip
-#: Of integers those read it so often at most.
-_OF_INTEGERS = 10
+#: Of integers those read it so often at most, and make so many values.
+_OF_INTEGERS = (10, 50)
 
 #: Beside these each value takes longer than beside a sum, which counts as so many reads.
 _SLOW: dict[Any, int] = {
     aten._softmax: 4, aten._log_softmax: 4, aten.layer_norm: 5, aten.group_norm: 5, aten.rms_norm: 5,
     aten.instance_norm: 5,
 }  # fmt: skip
+#: And behind a half product that is written out, as so many values.
+_HALF_PRODUCT = 4
 #: What they make is no operand's elements any more.
 _REDUCED = frozenset({
     aten.sum, aten.mean, aten.amax, aten.amin, aten.prod, aten.any, aten.all, aten.max, aten.min, aten.var,
@@ -92,11 +100,14 @@ class Trees:
         fx.map_arg((node.args, node.kwargs), lambda one: operands.update([one]))
         needs = functools.reduce(operator.or_, (self._needs.get(one, self._bit.get(one, 0)) for one in operands), 0)
         sizes = {one: 1 if self._feeds[one] & needs else self._size.get(one, 1) for one in operands}
-        size = 1 + _reads(node) * sum(count * sizes[one] for one, count in operands.items())
+        reads, own = _reads(node)
+        size = own + reads * sum(count * sizes[one] for one, count in operands.items())
         if size > MOST and max(sizes.values()) > 1:
             return False
         self._needs[node] = needs | self._bit.get(node, 0)
-        if _packet(node) not in _REDUCED | _STORED:
+        if _packet(node) in APART and _reduces(node) and _is_small(node):
+            self._size[node] = _HALF_PRODUCT
+        elif _packet(node) not in _REDUCED | _STORED:
             self._size[node] = size
         return True
 
@@ -119,7 +130,17 @@ def _reduces(node: fx.Node) -> bool:
     return not (node.target.is_view or torch.Tag.pointwise in node.target.tags or _packet(node) in _MOVED)
 
 
-def _reads(node: fx.Node) -> int:
+def _is_small(product: fx.Node) -> bool:
+    """Whether it is written out, see :meth:`.ops.net.Net.product`."""
+    taken = [one.meta["val"] for one in product.all_input_nodes if isinstance(one.meta.get("val"), torch.Tensor)]
+    terms = taken[-2:][0].shape[-1:]  # in all products with and without something to be added
+    sizes = [*product.meta["val"].shape, *terms]
+    return all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= FEW_PRODUCTS
+
+
+def _reads(node: fx.Node) -> tuple[int, int]:
+    reads, own = READS.get(node.target, (_SLOW.get(_packet(node), 1), 1))
     value = node.meta.get("val")
-    whole = isinstance(value, torch.Tensor) and not value.dtype.is_floating_point
-    return min(READS.get(node.target, _SLOW.get(_packet(node), 1)), _OF_INTEGERS if whole else MOST)
+    if isinstance(value, torch.Tensor) and not value.dtype.is_floating_point:
+        return min(reads, _OF_INTEGERS[0]), min(own, _OF_INTEGERS[1])
+    return reads, own

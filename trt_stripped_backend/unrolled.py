@@ -1,10 +1,11 @@
 """Where engines end so that each is built in seconds.
 
-TensorRT-RTX computes a reduction, softmax or written out product of two to four elements once for every element that it
-is used in. Where many are made of each other it builds for minutes: a float16 layer of a transformer of width 4 for
-225 s, three rounds of Sinkhorn's normalization of 4 × 4 matrices for 30 s (1.7.1, two CPU cores). With zeros behind the
-rows it builds fast, but computes other numbers (1.6.1). So what would be too many begins another engine, and so does
-what would be too large a tree, see :mod:`.expanded`.
+TensorRT-RTX computes a reduction, softmax or written out product (in half types, or with a vector) of two to four
+elements once for every element that it is used in. Where many are made of each other it builds for minutes: a float16
+layer of a transformer of width 4 for 225 s, eight float32 products of a row of four elements for 10 s, three rounds of
+Sinkhorn's normalization of 4 × 4 matrices for 30 s (1.7.1, two CPU cores). With zeros behind the rows it builds fast,
+but computes other numbers (1.6.1). So what would be too many begins another engine, and so does what would be too large
+a tree, see :mod:`.expanded`.
 """
 
 from __future__ import annotations
@@ -71,12 +72,16 @@ def _passes(node: fx.Node) -> int | None:
     if packet in _STORED:
         return None
     if packet is aten.scaled_dot_product_attention:
-        (query, key), small = map(_tensor, node.args[:2]), _is_half(node.args[0])
-        each = [_each([query.shape[-1]], small), _each([key.shape[-2]], 2 + small)]
-        return None if each == [None, None] else sum(one or 0 for one in each)
+        query, key, value = (_tensor(one).shape for one in node.args[:3])
+        half = _is_half(node.args[0])
+        first = _each(query[-1:], half or _is_one(query[-2], key[-2]))
+        second = _each(key[-2:-1], 2 + (half or _is_one(query[-2], value[-1])))
+        return None if first is None and second is None else (first or 0) + (second or 0)
     if packet in _PRODUCTS or packet in _SUMS:
-        factor = node.args[packet in _SUMS]
-        return _each(_tensor(factor).shape[-1:], _is_half(factor))
+        left, right = (_tensor(one).shape for one in node.args[packet in _SUMS :][:2])
+        columns = right[0] if packet is aten.linear else right[-1]
+        vector = len(left) < 2 or len(right) < 2 or _is_one(left[-2], columns)
+        return _each(left[-1:], vector or _is_half(node.args[packet in _SUMS]))
     if packet in _NORMS:
         return _each(_argument(node, "normalized_shape"), 2)
     if packet in _ONE or packet in _TWO:
@@ -91,6 +96,10 @@ def _each(sizes: Any, passes: int) -> int | None:
     if not all(isinstance(size, int) for size in sizes) or math.prod(sizes) > _UNROLLED:
         return None
     return int(passes) if math.prod(sizes) > 1 else 0
+
+
+def _is_one(*sizes: Any) -> bool:
+    return any(isinstance(size, int) and size == 1 for size in sizes)
 
 
 def _argument(node: fx.Node, name: str) -> Any:

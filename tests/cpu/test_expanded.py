@@ -25,31 +25,38 @@ FAMILIES = ("activation", "elementwise", "norm", "special", "unary", "whole")
 STORED = ("MATRIX_MULTIPLY", "CONVOLUTION", "REDUCE", "SOFTMAX", "TOPK", "SCATTER", "CUMULATIVE", "NORMALIZATION")
 
 
+#: So often TensorRT-RTX itself reads what it takes (1.7.1, by the time that builds of chains take).
+INSIDE = {"GELU_ERF": 2, "GELU_TANH": 5}
+
+
 @pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """For each operator of the networks that are made, how often its tensors read one that it takes, at most."""
-    most: dict[str, int] = defaultdict(int)
-    read: dict[tuple[str, str], Counter[str]] = {}
+def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """For each operator of the networks that are made, how often its tensors read one that it takes, and how many
+    values they are, written out as trees; at most."""
+    most: dict[str, tuple[int, int]] = defaultdict(lambda: (1, 1))
+    trees: dict[tuple[str, str], tuple[Counter[str], int]] = {}
     take = Network.take
 
     def counting(self: Network, layer: Any, index: int = 0) -> Any:
         made = take(self, layer, index)
-        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
-        own: Counter[str] = Counter()
+        reads, own, inside = Counter[str](), 1, INSIDE.get(layer.type.name, 1)
         if layer.type.name not in STORED:
-            for one in inputs:
-                if one is not None and not self.literal_bytes(one):
-                    own.update(read.get((self.node, one.name), {one.name: 1}))
-        read[self.node, made.name] = own
+            for one in (layer.get_input(i) for i in range(layer.num_inputs)):
+                if one is not None:
+                    literal = {} if self.literal_bytes(one) else {one.name: 1}
+                    some, values = trees.get((self.node, one.name), (literal, 0))
+                    reads.update({name: inside * count for name, count in some.items()})
+                    own += inside * values
+        trees[self.node, made.name] = reads, own
         name = self.node.partition(":")[2]
-        most[name] = max(most[name], *own.values(), 1)
+        most[name] = max(most[name][0], *reads.values(), 1), max(most[name][1], own)
         return made
 
     monkeypatch.setattr(Network, "take", counting)
     return most
 
 
-def test_the_table_says_how_often_operands_are_read(counts: dict[str, int]) -> None:
+def test_the_table_says_how_often_operands_are_read(counts: dict[str, tuple[int, int]]) -> None:
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     for family, case in all_cases():
         if family in FAMILIES and case.converted and not case.rejected:
@@ -58,8 +65,9 @@ def test_the_table_says_how_often_operands_are_read(counts: dict[str, int]) -> N
             network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
             convert(piece, signature, Net(network, flavour.load(), bound=True, ranges=bounds))
     told = {str(target): count for target, count in expanded.READS.items()}
-    assert {name: count for name, count in counts.items() if count > 2 * told.get(name, 1)} == {}
-    assert {name: count for name, count in told.items() if not counts[name] <= count < 2 * counts[name]} == {}
+    assert {name: counts[name] for name in told} == told
+    # Twice: norms, which _SLOW has, and what takes one value in two places.
+    assert {name: count for name, count in counts.items() if name not in told and count[0] > 2} == {}
 
 
 @pytest.mark.parametrize("name", ENDS)

@@ -11,7 +11,7 @@ import trt_stripped_backend as ts
 from tests.conformance import engines
 from tests.conformance.samples import Sample
 from tests.emulated import World
-from tests.rounds import STEPS, layer, layer_of, rounds
+from tests.rounds import STEPS, layer, layer_of, products, rounds
 
 
 def engines_of(fn: Callable[..., torch.Tensor], *inputs: torch.Tensor, build: bool = False) -> int:
@@ -44,6 +44,17 @@ def test_others_stay_together(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("tokens", "width"), [(4, 4), (2, 2), (3, 4)])
 def test_small_products_are_written_out_as_sums(tokens: int, width: int, dtype: torch.dtype) -> None:
     assert engines_of(layer, *layer_of(tokens, width, dtype), build=True) > 1
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 1, 4)], ids=str)
+def test_and_those_of_rows_in_float32(shape: tuple[int, ...]) -> None:
+    assert engines_of(products, torch.rand(shape), torch.rand(4, 4) / 4, build=True) == 3
+    assert engines_of(products, torch.rand(*shape[:-1], 5), torch.rand(5, 5) / 5) == 1
+    assert engines_of(products, torch.rand(6, 4), torch.rand(4, 4) / 4, build=True) == 1
+
+
+def test_and_attention_of_one_token() -> None:
+    assert engines_of(layer, *layer_of(1, 4, torch.float32), build=True) == 3
 
 
 @pytest.mark.parametrize(("tokens", "width", "dtype"), [(8, 8, torch.float16), (3, 16, torch.bfloat16)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import trt_stripped_backend as ts
-from tests.rounds import ENDS, STEPS, layer, layer_of, rounds
+from tests.rounds import ENDS, STEPS, layer, layer_of, products, rounds
 
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -32,10 +32,30 @@ def test_rounds(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     check(rounds(STEPS[name][0]), (torch.rand(shape) + 0.5).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("length", [2, 3, 4])
+@pytest.mark.parametrize("extreme", [torch.amax, torch.amin])
+@pytest.mark.parametrize("name", STEPS)
+def test_extremes_of_what_was_reduced(
+    name: str, extreme: Callable[..., torch.Tensor], length: int, dtype: torch.dtype
+) -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        y = STEPS[name][0](x, -1)
+        return y - extreme(y, -1, keepdim=True)
+
+    check(fn, (torch.rand(2, 4, length) + 0.5).to(dtype))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize(("tokens", "width"), [(4, 4), (2, 2), (3, 4), (4, 3), (8, 8)])
+@pytest.mark.parametrize(("tokens", "width"), [(4, 4), (2, 2), (3, 4), (4, 3), (8, 8), (1, 4), (1, 2)])
 def test_a_narrow_layer(tokens: int, width: int, dtype: torch.dtype) -> None:
     check(layer, *layer_of(tokens, width, dtype))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 1, 4), (6, 4)], ids=str)
+def test_products_of_each_other(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    check(products, torch.rand(shape).to(dtype), (torch.rand(4, 4) / 4).to(dtype))
 
 
 @pytest.mark.parametrize("name", ENDS)
