@@ -2,7 +2,7 @@
 
 TensorRT-RTX computes a reduction, softmax or written out product (in half types, or with a vector) of two to four
 elements once for every element that it is used in. Where many are made of each other it builds for minutes: a float16
-layer of a transformer of width 4 for 225 s, eight float32 products of a row of four elements for 10 s, three rounds of
+layer of a transformer of width 4 for 225 s, eight float32 products of a row of four elements for 13 s, three rounds of
 Sinkhorn's normalization of 4 × 4 matrices for 30 s (1.7.1, two CPU cores). With zeros behind the rows it builds fast,
 but computes other numbers (1.6.1). So what would be too many begins another engine, and so does what would be too large
 a tree, see :mod:`.expanded`.
