@@ -226,7 +226,8 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         net.node, net.out = f"{index}:{node.target}", _out(node.meta.get("val"), net, names)
         net.argument = _operator(next(iter(node.all_input_nodes), None))
         net.users = frozenset(_users(node))
-        net.beyond, net.reached = functools.partial(reach.beyond, node), functools.partial(reach.operators, node)
+        net.beyond, net.finite = functools.partial(reach.beyond, node), functools.partial(reach.finite, node)
+        net.beside = functools.cache(functools.partial(reach.beside, node))  # asked for each part of an unbind
         if isinstance(node.meta.get("val"), torch.SymInt):
             values[node] = dim(size(node.meta["val"], names), net.ranges)
         elif node.op == "placeholder":

@@ -21,6 +21,7 @@ from torch import fx
 
 from .ops.net import FEW_PRODUCTS
 from .ops.reach import APART
+from .ops.unary import NOT_MULTIPLYING
 
 aten = torch.ops.aten
 
@@ -42,6 +43,10 @@ READS: dict[Any, tuple[int, int]] = {
     aten.minimum.default: (3, 9), aten.leaky_relu.default: (3, 9), aten._prelu_kernel.default: (3, 4),
     aten.trunc.default: (3, 8), aten.silu.default: (2, 5), aten.hardswish.default: (2, 5), aten.glu.default: (2, 7),
     aten.sign.default: (2, 7), aten.signbit.default: (2, 8), aten.le.Scalar: (2, 5), aten.ge.Scalar: (2, 5),
+}  # fmt: skip
+#: So they do of float32 where the result is multiplied: see :func:`.ops.unary.not_fused`.
+MULTIPLIED: dict[Any, tuple[int, int]] = {
+    aten.relu.default: (2, 6), aten.tanh.default: (2, 8), aten.erf.default: (2, 8), aten.gelu.default: (10, 7),
 }  # fmt: skip
 #: Of integers those read it so often at most, and make so many values.
 _OF_INTEGERS = (10, 50)
@@ -141,6 +146,11 @@ def _is_small(product: fx.Node) -> bool:
 def _reads(node: fx.Node) -> tuple[int, int]:
     reads, own = READS.get(node.target, (_SLOW.get(_packet(node), 1), 1))
     value = node.meta.get("val")
-    if isinstance(value, torch.Tensor) and not value.dtype.is_floating_point:
+    if not isinstance(value, torch.Tensor):
+        return reads, own
+    if not value.dtype.is_floating_point:
         return min(reads, _OF_INTEGERS[0]), min(own, _OF_INTEGERS[1])
+    users = {user.target if user.op == "call_function" else None for user in node.users}
+    if value.dtype == torch.float32 and not users <= NOT_MULTIPLYING:
+        return MULTIPLIED.get(node.target, (reads, own))
     return reads, own

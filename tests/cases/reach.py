@@ -66,9 +66,15 @@ CASES += [
     )
 ]  # fmt: skip
 CASES += [
-    Case(f"gated_odd_{'x'.join(map(str, shape))}", _gated(lambda y: y.chunk(2, -1), F.relu, True),
-         (T(shape), T((12, shape[-1])), T((12,))), (1, 2), tol=5e-3)
-    for shape in ((1, 5, 7), (5, 7), (16, 255))
+    Case(f"gated_{name}_{'x'.join(map(str, shape))}", _gated(cut, gate, True), (T(shape), T((12, shape[-1])), T((12,))),
+         (1, 2), tol=5e-3)
+    for shape in ((5, 8), (1, 5, 7), (5, 7), (16, 255), (3, 5, 8))
+    for name, cut, gate in (
+        ("halves", lambda y: y.chunk(2, -1), F.relu),
+        ("whole", lambda y: (y, y), F.gelu),
+        ("turned", lambda y: (y, y.flip(-1)), F.relu),
+        ("first_rows", lambda y: (y[..., :-1, :], y[..., 1:, :]), F.gelu),
+    )
 ]  # fmt: skip
 CASES += [
     Case("gated_of_higher_rank",
@@ -77,4 +83,69 @@ CASES += [
     Case("gated_batch_of_one",
          lambda x, w, b: (lambda y: y[..., :6] * y[..., 6:].relu())(torch.bmm(x, w) + b),
          (T((1, 5, 8)), T((1, 8, 12)), T((12,))), tol=5e-3),
+    Case("gated_batch",
+         lambda x, w, b: (lambda y: y * y.flip(-2).relu())(torch.bmm(x.relu(), w) + b),
+         (T((3, 5, 8)), T((3, 8, 12)), T((12,))), tol=5e-3),
+]  # fmt: skip
+CASES += [
+    Case(f"gated_by_another_layer_{name}_{'x'.join(map(str, shape))}",
+         lambda x, v, a, w, b, gate=gate: gate(F.linear(x, v, a)) * F.linear(x, w, b),
+         (T(shape), *(T(s) for s in ((12, shape[-1]), (12,)) * 2)), (1, 2, 3, 4), tol=5e-3)
+    for shape in ((5, 8), (1, 5, 8), (1, 33, 13), (3, 5, 8))
+    for name, gate in (
+        ("relu", F.relu), ("gelu", F.gelu), ("silu", F.silu),
+        ("written_gelu", lambda y: 0.5 * y * (1 + torch.tanh(0.79788456 * (y + 0.044715 * y**3)))),
+    )
+]  # fmt: skip
+
+CASES += [
+    Case(f"{act}_of_a_layer_{name}_{'x'.join(map(str, shape))}",
+         lambda x, w, b, f=f, behind=behind: behind(f(F.linear(x, w, b)), b), (T(shape), T((12, 8)), T((12,))), (1, 2),
+         tol=5e-3)
+    for shape in ((5, 8), (1, 33, 8), (3, 5, 8))
+    for act, f in (("relu", F.relu), ("gelu", F.gelu), ("new_gelu", lambda y: F.gelu(y, approximate="tanh")))
+    for name, behind in (
+        ("scaled", lambda r, b: r * 1.5 + 0.25),
+        ("squared", lambda r, b: r.square()),
+        ("by_columns", lambda r, b: r * b),
+        ("by_its_turn", lambda r, b: r * r.flip(-1)),
+        ("normalized", lambda r, b: F.rms_norm(r + 0.1, (12,))),
+    )
+] + [
+    Case("relu_of_a_convolution_scaled", lambda x, w, b: F.conv2d(x, w, b, padding=1).relu() * 1.5 + 0.25,
+         (T((2, 8, 9, 9)), T((12, 8, 3, 3)), T((12,))), (1, 2), tol=5e-3),
+]  # fmt: skip
+
+#: One element of each row, column or all, beside what it was taken of.
+TAKEN: dict[str, Layer] = {
+    "column": lambda y: y[..., :1],
+    "selected": lambda y: y[..., 2].unsqueeze(-1),
+    "row": lambda y: y[..., :1, :],
+    "row_behind": lambda y: y[..., 1:2, :],
+    "corner": lambda y: y[..., :1, :1],
+    "split": lambda y: y.split(1, -1)[0],
+    "unbound": lambda y: y.unbind(-2)[0].unsqueeze(-2),
+    "turned": lambda y: y.flip(-1)[..., -1:],
+    "joined": lambda y: torch.cat([y[..., :1]] * y.shape[-1], -1),
+    "every_eighth": lambda y: y[..., ::8],
+    "batch": lambda y: y[:1],
+}
+CASES += [
+    Case(f"{name}_beside_{'x'.join(map(str, shape))}",
+         lambda x, take=take: (lambda y: (take(y) * torch.exp(y)).sum(-1))(x * 2),
+         (T(shape, kind="pos"),), tol=1e-4)
+    for shape in ((3, 5, 8), (5, 7)) for name, take in TAKEN.items() if name != "every_eighth" or shape[-1] == 8
+]  # fmt: skip
+CASES += [
+    Case(f"column_beside_{str(dtype)[6:]}", lambda x: (x[..., :1] * F.gelu(x)).sum(-1), (T((2, 9, 64), dtype, "pos"),),
+         tol=2e-2)
+    for dtype in (torch.float16, torch.bfloat16)
+] + [
+    Case("column_beside_row", lambda x: (x[..., :1] * x[..., :1, :].exp()).sum(-1), (T((3, 5, 8), kind="pos"),)),
+    Case("column_beside_softmax", lambda x: (F.gelu(x) - x[..., :1]).softmax(-1), (T((5, 33)),)),
+    Case("column_beside_norm", lambda x: F.rms_norm(x[..., :1] * torch.erf(x), (33,)), (T((5, 33), kind="pos"),)),
+    Case("column_beside_extreme", lambda x: (x[..., :1] * x.sin()).amax(-1), (T((5, 33), kind="pos"),)),
+    Case("column_beside_whole_numbers", lambda x: (x[..., :1] * x).sum(-1), (T((5, 33), torch.int64, "int:-9:9"),)),
+    Case("column_beside_any", lambda x: (x[..., :1] ^ x).any(-1), (T((5, 33), torch.bool, "bool"),)),
+    Case("part_rows_beside", lambda x: (x[:, 1:2] + (x[:, 1:] / 3).exp()).softmax(-1), (T((2, 5, 9)),)),
 ]  # fmt: skip

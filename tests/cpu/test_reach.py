@@ -47,13 +47,74 @@ def test_rows_that_do_not(fn: Callable[..., torch.Tensor]) -> None:
     assert _reductions_beyond(fn, X, V) == [False]
 
 
-def test_operators_end_at_a_product() -> None:
-    def fn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        one, two = F.linear(x, w).chunk(2, -1)
-        return F.linear(one * two.relu(), w[:, :4]).sigmoid()
+def _beside(fn: Callable[..., torch.Tensor], *args: torch.Tensor) -> list[bool]:
+    """Of each part of a tensor, in order."""
+    graph = lower(fn, *args).module.graph
+    parts = (aten.slice, aten.select, aten.unbind, aten.split)
+    nodes = [node for node in graph.nodes if getattr(node.target, "overloadpacket", None) in parts]
+    assert nodes
+    return [Reach(graph).beside(node) for node in nodes]
 
-    graph = lower(fn, X, W).module.graph
-    reach = Reach(graph)
-    first, second = (n for n in graph.nodes if getattr(n.target, "overloadpacket", None) in (aten.linear, aten.addmm))
-    assert {aten.relu, aten.mul} <= reach.operators(first) and aten.sigmoid not in reach.operators(first)
-    assert aten.sigmoid in reach.operators(second)
+
+BESIDE: dict[str, Callable[..., torch.Tensor]] = {
+    "a column": lambda x, w: (x[..., :1] * x.exp()).sum(-1),
+    "a row": lambda x, w: (x[:, 0].unsqueeze(1) - x).softmax(-1),
+    "of what is made of it": lambda x, w: ((x * 2)[..., :1] + x.sin()).amax(-1),
+    "joined": lambda x, w: torch.cat([x[..., 2:3]] * 8, -1) + x,
+}
+
+
+@pytest.mark.parametrize("fn", BESIDE.values(), ids=BESIDE.keys())
+def test_parts_that_are_repeated_beside_others(fn: Callable[..., torch.Tensor]) -> None:
+    assert _beside(fn, X, W) == [True]
+
+
+def test_a_column_beside_a_row() -> None:
+    assert _beside(lambda x, w: (x[..., :1] * x[..., :1, :]).sum(-1), X, W) == [True, True]
+
+
+def test_the_longer_part_that_begins_with_it() -> None:
+    assert _beside(lambda x, w: (x[:, 1:2] * x[:, 1:].exp()).sum(-1), X, W)[0]
+
+
+def _attend(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    q, k, v = torch.stack([x, x + 1, x + 2]).unbind(0)
+    return (q @ k.mT).softmax(-1) @ (v * 2)
+
+
+def _modulate(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    made, tables = F.linear(x[:, 0], torch.cat([w] * 3)).view(2, 3, 8), torch.stack([w[0], w[1], w[2]])
+    for _ in range(2):
+        shift, scale, gate = (made + tables).split(1, 1)
+        x = x + gate * F.linear(F.layer_norm(x, (8,)) * scale + shift, w)
+    return x
+
+
+def test_parts_that_are_not() -> None:
+    assert _beside(_attend, X, W) == [False]
+    assert _beside(lambda x, w: F.linear(x[:, 0], w).unsqueeze(1) * x, X, W) == [False]
+    assert _beside(lambda x, w: x[..., :4] * x[..., 4:], X, W) == [False, False]
+    assert _beside(lambda x, w: w[:1] * x, X, W) == [False]
+    assert _beside(lambda x, w: torch.cat([x[:, :1], x[:, 1:] * 2], 1) + x, X, W) == [False, False]
+
+
+def test_parts_of_what_modulates() -> None:
+    graph = lower(_modulate, X, W).module.graph
+    splits = [node for node in graph.nodes if getattr(node.target, "overloadpacket", None) is aten.split]
+    assert len(splits) == 2
+    assert not any(Reach(graph).beside(node) for node in splits)
+
+
+def _finite(fn: Callable[..., torch.Tensor], *args: torch.Tensor) -> bool:
+    graph = lower(fn, *args).module.graph
+    (node,) = (n for n in graph.nodes if getattr(n.target, "overloadpacket", None) in (aten.linear, aten.matmul))
+    return Reach(graph).finite(node)
+
+
+def test_what_is_finite_of_zeros() -> None:
+    assert _finite(lambda x, w: F.linear(F.layer_norm(x / 2, (8,)).relu() + x, w), X, W)
+    assert _finite(lambda x, w: torch.matmul((x.log() * 2).softmax(-1), w.t()), X, W)
+    assert _finite(lambda x, w: F.linear(x.chunk(2, -1)[0], w[:, :4]), X, W)
+    assert not _finite(lambda x, w: F.linear(F.layer_norm(x.log(), (8,)), w), X, W)
+    assert not _finite(lambda x, w: F.linear(x, 2 / w), X, W)
+    assert not _finite(lambda x, w: F.linear(x - x.logsumexp(0), w), X, W)

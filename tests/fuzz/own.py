@@ -40,6 +40,11 @@ def shares(x: torch.Tensor, dim: list[int]) -> torch.Tensor:
     return x / (x.abs().sum(dim, keepdim=True) + 0.5)
 
 
+def beside(x: torch.Tensor, dim: int, at: int) -> torch.Tensor:
+    """Each element with one of its line."""
+    return x * x.narrow(dim, at, 1)
+
+
 def rank(x: torch.Tensor, dim: int) -> torch.Tensor:
     """How many elements of its line each is above."""
     lines = x.movedim(dim, -1)

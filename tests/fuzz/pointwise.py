@@ -139,6 +139,17 @@ def across(b: Builder) -> None:
 
 
 @of("reductions")
+def beside(b: Builder) -> None:
+    """One element beside all, and what is made of that."""
+    x, began = b.pick(FLOATS, low=1, numel=1), b.made
+    dim = b.dim(x)
+    b.add("own.beside", x, dim, b.one_of(0, -1, b.of(x).shape[dim] // 2))
+    if b.made > began:
+        y = Ref(f"v{began}")
+        b.add(b.one_of("torch.sum", "torch.amax", "torch.mean"), y, b.dims(y) or b.dim(y), keepdim=b.maybe())
+
+
+@of("reductions")
 def softmax(b: Builder) -> None:
     x = b.pick(FLOATS)
     b.add(b.one_of("F.softmax", "F.log_softmax", "F.softmin"), x, dim=b.dim(x))

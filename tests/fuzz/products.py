@@ -25,6 +25,22 @@ def linear(b: Builder) -> None:
 
 
 @of("products")
+def gated(b: Builder) -> None:
+    """What an activation makes of a layer, times a layer of the same matrix, itself or a number."""
+    x = b.pick(FLOATS, low=1, high=4)
+    out, dtype, layers = b.whole(1, 6), _dtype(b, x), []
+    for _ in range(b.one_of(1, 2)):
+        weights = [b.input(shape, dtype, weight=True) for shape in ((out, b.of(x).shape[-1]), (out,))]
+        layers.append(Ref(f"v{b.made}"))
+        b.add("F.linear", x, *weights)
+    gate = Ref(f"v{b.made}")
+    if all(layer.name in b.values for layer in layers):
+        b.add(b.one_of("F.gelu", "torch.relu", "F.silu"), layers[-1])
+    if gate.name in b.values:
+        b.add("torch.mul", gate, b.one_of(layers[0], gate, 0.75))
+
+
+@of("products")
 def matmul(b: Builder) -> None:
     x = b.pick(FLOATS, low=1, high=4)
     shape = b.of(x).shape

@@ -33,11 +33,12 @@ def _gated(y: torch.Tensor) -> torch.Tensor:
 PRODUCTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "mm": lambda x, w: x @ w.t(),
     "linear": lambda x, w: F.linear(x, w, w.sum(1)),
-    "gelu": lambda x, w: F.gelu(F.linear(x, w)),
+    "gelu": lambda x, w: F.gelu(F.linear(x, w, 9 * w.sum(1))),  # of positive numbers: its tail has few exact bits
     "matrices": lambda x, w: torch.stack([x, x + 0.1]) @ w.t(),
     "turned": lambda x, w: (w @ x.t()).t(),
-    "gated": lambda x, w: _gated(F.linear(x, w, w.sum(1))),
-    "gated matrix": lambda x, w: _gated(F.linear(x[None], w, w.sum(1))),
+    "gated": lambda x, w: _gated(F.linear(x, w, 9 * w.sum(1))),
+    "gated matrix": lambda x, w: _gated(F.linear(x[None], w, 9 * w.sum(1))),
+    "a batch of one": lambda x, w: x[None].exp().log() @ w.t(),
     "pixels": lambda x, w: F.conv2d(x.t()[None, :, None], w[:, :, None, None]),
 }
 SIZES = [(5, 7, 6), (33, 13, 10), (64, 255, 128), (8, 3, 16)]

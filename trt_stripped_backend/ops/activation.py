@@ -10,7 +10,7 @@ from ..flavour import trt
 from .elementwise import larger, smaller
 from .net import BOOL, FLOAT, ITensor, Net, Scalar, Value
 from .registry import op
-from .unary import accurate_expm1, accurate_log1p
+from .unary import accurate_expm1, accurate_log1p, not_fused
 
 aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ def _(input: torch.Tensor, p: float, train: bool | None) -> Iterator[str]:
 def relu(net: Net, self: ITensor) -> ITensor:
     """relu(Tensor self) -> Tensor"""
     if net.dtype(self) in FLOAT:
-        return net.activation(trt.ActivationType.RELU, self)
+        return not_fused(net, net.activation(trt.ActivationType.RELU, self))
     return net.maximum(self, 0)
 
 
@@ -50,7 +50,7 @@ def sigmoid(net: Net, self: ITensor) -> ITensor:
 @op(aten.tanh.default)
 def tanh(net: Net, self: ITensor) -> ITensor:
     """tanh(Tensor self) -> Tensor"""
-    return net.activation(trt.ActivationType.TANH, net.cast(self, net.out.dtype))
+    return not_fused(net, net.activation(trt.ActivationType.TANH, net.cast(self, net.out.dtype)))
 
 
 @op(aten.silu.default, dtypes=FLOAT)
@@ -66,7 +66,7 @@ def gelu(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
     kind = trt.ActivationType.GELU_TANH if approximate == "tanh" else trt.ActivationType.GELU_ERF
     # RTX 1.6.1 rounds inside; in float32 after a product it gives wrong numbers (Whisper's encoder is off by 0.6).
     x = net.wide(self) if self.is_network_input else self
-    return net.cast(net.activation(kind, x), net.out.dtype)
+    return not_fused(net, net.cast(net.activation(kind, x), net.out.dtype))
 
 
 @op(aten.leaky_relu.default, dtypes=FLOAT)

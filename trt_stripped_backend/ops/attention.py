@@ -12,6 +12,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from ..flavour import trt
 from ..sizes import dynamic
 from .create import iota
+from .matmul import evaluated
 from .net import BOOL, FLOAT, AnySize, ITensor, Net
 from .registry import op
 
@@ -52,6 +53,7 @@ def _attend(
     net: Net, query: ITensor, key: ITensor, value: ITensor, mask: ITensor | None, causal: bool, scale: float | None
 ) -> ITensor:
     dtype = net.dtype(query)
+    query, key = evaluated(net, query, key)
     if dtype != torch.float32 and net.few_products(query, key, transpose_b=True):
         query, key, value = map(net.wide, (query, key, value))
         return net.cast(_attend_with(net.written_out, net, query, key, value, mask, causal, scale), dtype)

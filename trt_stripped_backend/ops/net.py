@@ -74,7 +74,9 @@ class Net(Reductions):
         self._name_weights(layer, slot.name)
         if self.mark and not self.network.mark_weights_refittable(slot.name):
             raise Unsupported(f"TensorRT cannot refit weight {slot.name} {spec}: {messages.text()}")
-        return self._logical(self._take(layer, slot.name), spec)
+        made = self._take(layer, slot.name)
+        self._stored.add(made.name)
+        return self._logical(made, spec)
 
     def _kernel(self, slot: Slot) -> ITensor:
         """The kernel of a convolution as an engine input in the layout of TensorRT's own kernels."""
@@ -260,9 +262,7 @@ class Net(Reductions):
         in some graphs.
 
         Float32 without TF32 is emulated by RTX on tensor cores, whose sums lose bits with each step: 5.6e-6 at 768
-        terms. Shorter sums added up are closer. Those of an odd number of terms are of three dimensions: in two, RTX
-        1.6.1 reads the left matrix a column further, and what it computes of the zeros there, such as ``x.log() @ w``,
-        times the zeros of the right one is NaN.
+        terms. Shorter sums added up are closer.
         """
         dtype = self.dtype(a)
         ends = self.shape(a)[-2], self.shape(b)[-2 if transpose_b else -1]
@@ -270,12 +270,7 @@ class Net(Reductions):
         if (vector or dtype != torch.float32) and self.few_products(a, b, transpose_b=transpose_b):
             return self.written_out(a, b, transpose_b=transpose_b)
         if dtype == torch.float32:
-            pieces = self._in_pieces if self.exact_float32 else self.matmul
-            terms = self.shape(a)[-1]
-            if len(a.shape) == len(b.shape) == 2 and (isinstance(terms, Dim) or terms % 2):
-                a, b = self.unsqueeze(a, 0), self.unsqueeze(b, 0)
-                return self.squeeze(pieces(a, b, transpose_b=transpose_b), 0)
-            return pieces(a, b, transpose_b=transpose_b)
+            return (self._in_pieces if self.exact_float32 else self.matmul)(a, b, transpose_b=transpose_b)
         if dtype == torch.float16 and not self.half_sums:
             a, b = self.wide(a), self.wide(b)
         y = self.matmul(a, b, transpose_b=transpose_b)

@@ -87,7 +87,8 @@ class Network:
             stands for the graph's input.
         users: the operators that take what it makes, likewise; None stands for the graph's output.
         beyond: tells whether what it makes reaches a larger tensor than its operands, see :class:`.reach.Reach`.
-        reached: tells the operators that it reaches, likewise.
+        beside: tells whether it is repeated beside other elements of what it was taken of, likewise.
+        finite: tells whether what is computed into its operands is finite of zeros, likewise.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept where the plan may lack them.
         turns: what each tensor is a view of, and which transpositions stand before it.
@@ -116,7 +117,8 @@ class Network:
         self.argument: Any = None
         self.users: frozenset[Any] = frozenset()
         self.beyond: Callable[[], bool] = bool
-        self.reached: Callable[[], frozenset[Any]] = frozenset
+        self.beside: Callable[[], bool] = bool
+        self.finite: Callable[[], bool] = bool
         self.out: Any = None
         self.literals: dict[str, torch.Tensor] = {}
         self._alive: list[torch.Tensor] = []  # weights are referenced, not copied, until the build ends

@@ -8,7 +8,7 @@ reduction: ``x * (v / v.mean(-1, True))``, with one row ``v`` for many of ``x`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sympy
@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from ..sizes import expression
+from .registry import is_getitem
 
 aten = torch.ops.aten
 
@@ -25,42 +26,118 @@ APART = frozenset({
     aten.convolution, aten.scaled_dot_product_attention,
 })  # fmt: skip
 _REPEATING = frozenset({aten.expand, aten.repeat})
+_JOINING = frozenset({aten.cat, aten.stack})
+#: What they make of zeros is finite, and they make nothing infinite of what is not.
+_FINITE = frozenset({
+    aten.add, aten.sub, aten.mul, aten.neg, aten.abs, aten.clamp, aten.sin, aten.cos, aten.mean, aten.sum,
+    aten.relu, aten.leaky_relu, aten.gelu, aten.silu, aten.sigmoid, aten.tanh, aten.erf, aten.hardswish,
+    aten.hardsigmoid, aten.layer_norm, aten.rms_norm, aten.group_norm, aten.batch_norm, aten.dropout,
+    aten.native_dropout, aten.max_pool2d, aten.avg_pool2d, aten.embedding, aten._to_copy, aten.clone, aten.view,
+    aten.reshape, aten._unsafe_view, aten.unsqueeze, aten.squeeze, aten.expand, aten.repeat, aten.permute,
+    aten.transpose, aten.t, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.cat,
+    aten.stack, aten.flip, aten.roll, aten.pixel_shuffle,
+})  # fmt: skip
+_Sizes = tuple[int, frozenset[sympy.Expr]]  # the largest fixed number of elements, and all dynamic ones
 
 
 class Reach:
     """What each value of a graph reaches before a product of matrices, or what makes larger tensors otherwise than by
-    repeating them."""
+    repeating them, and what stands before it."""
 
     def __init__(self, graph: fx.Graph) -> None:
-        self._operators: dict[fx.Node, frozenset[Any]] = {}
-        self._largest: dict[fx.Node, int] = {}  # of fixed sizes, in elements
-        self._dynamic: dict[fx.Node, frozenset[sympy.Expr]] = {}
+        self._reached: dict[fx.Node, _Sizes] = {}
         for node in reversed(graph.nodes):
             near = [user for user in node.users if not _apart(user)]
             sizes = [_elements(user) for user in near]
-            self._largest[node] = max([*map(_fixed, sizes), *(self._largest[user] for user in near)], default=0)
-            self._dynamic[node] = frozenset(_moving(sizes)).union(*(self._dynamic[user] for user in near))
-            called = {user.target.overloadpacket for user in near if hasattr(user.target, "overloadpacket")}
-            self._operators[node] = frozenset(called).union(*(self._operators[user] for user in near))
-
-    def operators(self, node: fx.Node) -> frozenset[Any]:
-        """The operators that what a node makes reaches."""
-        return self._operators[node]
+            largest = max([*map(_fixed, sizes), *(self._reached[user][0] for user in near)], default=0)
+            self._reached[node] = largest, frozenset(_moving(sizes)).union(*(self._reached[user][1] for user in near))
 
     def beyond(self, node: fx.Node) -> bool:
         """Whether what a node makes reaches a tensor that has, or may have, more elements than its operands."""
-        own = [_elements(one) for one in node.all_input_nodes]
-        if moving := _moving(own):
-            return bool(self._dynamic[node] - moving)
-        return bool(self._dynamic[node]) or self._largest[node] > max(map(_fixed, own), default=0)
+        return _more(self._reached[node], [_elements(one) for one in node.all_input_nodes])
+
+    def beside(self, node: fx.Node) -> bool:
+        """Whether what a node takes of a tensor is repeated beside others of its elements: in what is made of them, or
+        of what the tensor is made of."""
+        if not _more(self._reached[node], [_elements(node)]):
+            return False
+        of = _walk(node.all_input_nodes, lambda one: [] if _ends(one) else one.all_input_nodes)
+        others = [user for one in of for user in one.users if user is not node and user not in of]
+        dim, made = _taken(node), _walk(_going_on(node), _going_on)
+
+        def steps(one: fx.Node) -> list[fx.Node]:  # not by way of other elements of that dimension
+            return [] if _ends(one) or (dim is not None and _taken(one) == dim) else _going_on(one)
+
+        return not made.isdisjoint(_walk(others, steps))
+
+    def finite(self, node: fx.Node) -> bool:
+        """Whether what is computed into a node's operands, since the last product or softmax, is finite of zeros."""
+        before = _walk(node.all_input_nodes, lambda one: [] if _settled(one) else one.all_input_nodes)
+        return all(_settled(one) or is_getitem(one) or _is_finite(one) for one in before)
+
+
+def _walk(start: Iterable[fx.Node], steps: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    """What is reached, with where it starts."""
+    seen, left = set[fx.Node](), list(start)
+    while left:
+        node = left.pop()
+        if node not in seen:
+            seen.add(node)
+            left.extend(steps(node))
+    return seen
+
+
+def _going_on(node: fx.Node) -> list[fx.Node]:
+    return [user for user in node.users if not _ends(user)]
+
+
+def _taken(node: fx.Node) -> int | None:
+    """The dimension that a node takes one element of, if it does so."""
+    packet, of = _packet(node), node.all_input_nodes[:1]
+    if packet in (aten.select, aten.unbind, aten.unbind_copy):
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        return int(dim) % of[0].meta["val"].ndim if isinstance(dim, int) else None
+    if packet not in (aten.slice, aten.split, aten.split_copy, aten.split_with_sizes):
+        return None
+    made = node.meta["val"]
+    shape = (made[0] if isinstance(made, (tuple, list)) else made).shape
+    sizes = zip(shape, of[0].meta["val"].shape, strict=True)
+    return next((dim for dim, (one, size) in enumerate(sizes) if _fixed(one) == 1 and _fixed(size) != 1), None)
+
+
+def _more(reached: _Sizes, own: Sequence[Any]) -> bool:
+    largest, sizes = reached
+    if moving := _moving(own):
+        return bool(sizes - moving)
+    return bool(sizes) or largest > max(map(_fixed, own), default=0)
+
+
+def _packet(node: fx.Node) -> Any:
+    return getattr(node.target, "overloadpacket", None)
+
+
+def _ends(node: fx.Node) -> bool:
+    return _packet(node) in APART or node.op == "output"
+
+
+def _is_finite(node: fx.Node) -> bool:
+    by_a_number = _packet(node) is aten.div and not isinstance(node.args[1], fx.Node)
+    return by_a_number or _packet(node) in _FINITE
+
+
+def _settled(node: fx.Node) -> bool:
+    return node.op != "call_function" or _packet(node) in APART or _packet(node) is aten._softmax
 
 
 def _apart(node: fx.Node) -> bool:
-    packet = getattr(node.target, "overloadpacket", None)
-    if packet in APART or node.op == "output":
+    if _ends(node):
         return True
-    if packet in _REPEATING or torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    if _packet(node) in _REPEATING or torch.Tag.pointwise in getattr(node.target, "tags", ()):
         return False
+    if _packet(node) in _JOINING:
+        joined = node.args[0]
+        if isinstance(joined, (list, tuple)) and len(node.all_input_nodes) < len(joined):  # one of them more than once
+            return False
     made = _example(_elements(node))
     return all(_example(_elements(one)) < made for one in node.all_input_nodes)
 

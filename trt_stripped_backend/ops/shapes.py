@@ -215,11 +215,17 @@ class Shapes(Network):
         return self.keep(self.take(layer), shape)
 
     def narrow(self, x: ITensor, dim: int, start: AnySize, length: AnySize, step: int = 1) -> ITensor:
-        """``x[..., start : start + length * step : step, ...]`` along ``dim``."""
+        """``x[..., start : start + length * step : step, ...]`` along ``dim``.
+
+        One element that is repeated beside others is gathered: in a reduction RTX 1.6.1 reads each of them in its
+        place. ``(x[..., :1] * x.exp()).sum(-1)`` was wrong in every type.
+        """
         dim %= len(x.shape)
         shape = self.shape(x)
         if alike([start, length], [0, shape[dim]]) and step == 1:
             return x
+        if not isinstance(length, Dim) and length == 1 and not isinstance(start, Dim) and self.beside():
+            return self.gather(x, self.constant([start], torch.int32), dim)
         starts: list[AnySize] = [0] * len(shape)
         steps = [1] * len(shape)
         starts[dim], steps[dim], shape[dim] = start, step, length

@@ -1,0 +1,115 @@
+"""What converters keep out of kernels that TensorRT-RTX 1.6.1 gets wrong: only a GPU tells whether that helps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.cases import Case, T
+from tests.harness import emulate
+from tests.torch_network import TorchNetwork
+
+Fn = Callable[..., torch.Tensor]
+
+
+@pytest.fixture
+def layers(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many layers of a kind the converters added."""
+    seen: Counter[str] = Counter()
+
+    def watch(name: str) -> None:
+        real = getattr(TorchNetwork, f"add_{name}")
+
+        def add(self: TorchNetwork, *args: Any, **kwargs: Any) -> Any:
+            seen[name] += 1
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(TorchNetwork, f"add_{name}", add)
+
+    for name in ("select", "scatter", "gather"):
+        watch(name)
+    return seen
+
+
+def check(fn: Fn, *inputs: T, weights: tuple[int, ...] = ()) -> None:
+    emulate(Case("fusion", fn, inputs, weights, tol=2e-2))
+
+
+X, W, B = T((5, 8), kind="pos"), T((6, 8)), T((6,))
+HALF = torch.float16
+
+MULTIPLIED: dict[str, Fn] = {
+    "relu": lambda x, w, b: F.linear(x, w, b).relu() * 2,
+    "gelu": lambda x, w, b: F.gelu(F.linear(x, w, b)).square(),
+    "gate": lambda x, w, b: (lambda y: y * F.gelu(y, approximate="tanh"))(F.linear(x, w, b)),
+    "written out": lambda x, w, b: (lambda y: y * (1 + torch.erf(y)))(F.linear(x, w, b)),
+    "another dimension": lambda x, w, b: F.linear(x, w, b).relu().unsqueeze(0) * 2,
+}
+NOT_MULTIPLIED: dict[str, Fn] = {
+    "a product": lambda x, w, b: F.linear(x, w, b).relu() @ w,
+    "another layer": lambda x, w, b: F.linear(F.gelu(F.linear(x, w, b)), w.t()),
+    "joined": lambda x, w, b: torch.cat([F.linear(x, w, b).relu(), x], 1),
+}
+
+
+@pytest.mark.parametrize("fn", MULTIPLIED.values(), ids=MULTIPLIED.keys())
+def test_a_multiplied_activation_is_chosen_from(fn: Fn, layers: Counter[str]) -> None:
+    check(fn, X, W, B, weights=(1, 2))
+    assert layers["select"] == 1
+
+
+@pytest.mark.parametrize("fn", NOT_MULTIPLIED.values(), ids=NOT_MULTIPLIED.keys())
+def test_another_is_not(fn: Fn, layers: Counter[str]) -> None:
+    check(fn, X, W, B, weights=(1, 2))
+    assert not layers["select"]
+
+
+def test_nor_one_of_a_half_type(layers: Counter[str]) -> None:
+    check(MULTIPLIED["relu"], *(T(t.shape, HALF) for t in (X, W, B)), weights=(1, 2))
+    assert not layers["select"]
+
+
+def test_what_is_no_number_stays_so_behind_an_activation(layers: Counter[str]) -> None:
+    check(lambda x: x.relu() * 2, T((4, 9), kind="nan"))
+    assert layers["select"] == 1
+
+
+ODD: dict[str, tuple[Fn, int]] = {  # and how many matrices are computed before
+    "left": (lambda x, y: x.log() @ y, 1),
+    "right": (lambda x, y: x @ y.log(), 1),
+    "both": (lambda x, y: x.log() @ y.log(), 2),
+    "added to": (lambda x, y: torch.addmm(x.sum(1, keepdim=True), x.exp(), y), 1),
+    "given": (lambda x, y: x @ y, 0),
+    "views of what is given": (lambda x, y: x.view(1, 5, 7) @ y.t().contiguous().t(), 0),
+    "probabilities": (lambda x, y: x.log().softmax(-1) @ y.relu(), 0),
+    "finite of zeros": (lambda x, y: F.layer_norm(x / 2 + 1, (7,)) @ torch.cat([y, y.sigmoid()], 1), 0),
+    "normalized": (lambda x, y: F.layer_norm(x.log(), (7,)) @ y, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+@pytest.mark.parametrize(("fn", "count"), ODD.values(), ids=ODD.keys())
+def test_odd_sums_are_of_what_lies_in_memory(fn: Fn, count: int, dtype: torch.dtype, layers: Counter[str]) -> None:
+    check(fn, T((5, 7), dtype, "pos"), T((7, 6), dtype, "pos"))
+    assert layers["scatter"] == count
+
+
+def test_even_sums_need_not_be(layers: Counter[str]) -> None:
+    check(ODD["both"][0], T((5, 8), kind="pos"), T((8, 6), kind="pos"))
+    check(lambda x, w: F.linear(x, w), T((5, 7)), T((6, 7)), weights=(1,))
+    assert not layers["scatter"]
+
+
+def test_one_element_that_is_repeated_is_gathered(layers: Counter[str]) -> None:
+    check(lambda x: (x[..., :1] * x.exp()).sum(-1), X)
+    assert layers["gather"] == 1
+    check(lambda x: x[:, 2].unsqueeze(1) - x.exp(), X)
+    assert layers["gather"] == 2
+    check(lambda x: x[:, :1].exp(), X)
+    check(lambda x: x[..., :4] * x[..., 4:], X)
+    assert layers["gather"] == 2
