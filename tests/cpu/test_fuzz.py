@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz import check, run
+from tests.fuzz import check, layers, run
 from tests.fuzz.blocks import LONGEST
 from tests.fuzz.draw import graphs
 from tests.fuzz.graph import Graph, Input, Ref, Step
@@ -40,6 +40,24 @@ def test_random_graphs(order: int, built: bool) -> None:
     assert totals.engines > 0
     assert totals.inside > 0.7 * totals.nodes
     assert totals.checked > 20 * totals.open
+
+
+def test_rows_of_layers() -> None:
+    totals = run.Totals()
+    run.chunk(1, 40, base=0, device="cpu", built=False, totals=totals, layers=3)
+    run.chunk(0, 6, base=100, device="cpu", built=True, totals=totals, layers=3)
+    assert not totals.failures, "\n".join(totals.failures)
+    assert totals.graphs > 40
+    assert totals.inside == totals.nodes
+    assert totals.checked > 20 * totals.open
+
+
+def test_each_row_of_layers_comes_once_and_again_the_same() -> None:
+    count = len(layers.LAYERS) ** 2
+    assert len({tuple(layers.names(number, 2)) for number in range(count)}) == count
+    rows = [layers.row(number, 3) for number in range(50)]
+    assert rows == [layers.row(number, 3) for number in range(50)]
+    assert rows.count(None) < 10
 
 
 def test_every_operator_is_drawn_and_reaches_the_backend() -> None:

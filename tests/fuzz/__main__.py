@@ -1,4 +1,5 @@
 """Random graphs through the backend: ``python -m tests.fuzz --graphs 2000 --build``, or ``--device cuda`` on a GPU.
+With ``--layers 3`` the graphs are common layers in a row, each order of three in turn.
 
 Prints each failure as code that shows it, shrunk; ends with 1 if there is one.
 """
@@ -19,6 +20,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--graphs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=0, help="rows of so many layers, from the one numbered --seed on")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: on the emulated network")
     parser.add_argument("--build", action="store_true", help="on the CPU: build every engine with TensorRT too")
     parser.add_argument("--tf32", action="store_true", help="float32 products may round to TF32")
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
     else:
         shard, shards = map(int, given.shard.split("/"))
         totals = run(
-            given.graphs, base=given.seed, device=given.device, built=given.build,
+            given.graphs, base=given.seed, device=given.device, built=given.build, layers=given.layers,
             until=time.monotonic() + 60 * given.minutes, shard=shard, shards=shards,
         )  # fmt: skip
     if given.out:

@@ -17,7 +17,7 @@ LONGEST = 14
 _WIDTHS = (4, 6, 8, 5, 7, 3, 10, 12, 16, 32, 1, 2)
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A step that PyTorch refuses, or that makes too much."""
 
 
@@ -32,7 +32,7 @@ class Chain:
         began = self.b.made
         self.b.add(fn, *args, **kwargs)
         if self.b.made == began:
-            raise _Refused
+            raise Refused
         return Ref(f"v{began}")
 
     def shape(self, x: Ref) -> tuple[int, ...]:
@@ -60,7 +60,7 @@ class Chain:
     def finite(self, x: Ref) -> Ref:
         """``x``, unless it holds what makes everything NaN."""
         if not self.b.of(x).isfinite().all() or self.b.of(x).abs().amax() > 100:
-            raise _Refused
+            raise Refused
         return x
 
 
@@ -69,7 +69,7 @@ def block(make: Callable[[Builder, Chain], None]) -> Callable[[Builder, Chain], 
 
     def add(b: Builder) -> None:
         b.most = max(b.most, len(b.steps) + LONGEST)
-        with contextlib.suppress(_Refused):
+        with contextlib.suppress(Refused):
             make(b, Chain(b))
 
     of("blocks")(add)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from .check import Found, found_in, reproduction
 from .draw import graphs
 from .graph import Graph
+from .layers import row
 from .shrink import shrink
 
 #: Graphs that hypothesis draws with one seed.
@@ -81,17 +82,12 @@ class Totals:
         )
 
 
-def chunk(index: int, count: int, *, base: int, device: str, built: bool, totals: Totals) -> None:
-    """Draws and checks ``count`` graphs; each that fails is made smaller, and noted in ``totals``."""
+def chunk(index: int, count: int, *, base: int, device: str, built: bool, totals: Totals, layers: int = 0) -> None:
+    """Draws and checks ``count`` graphs, or rows of so many layers; each that fails is made smaller, and noted in
+    ``totals``."""
     mode = MODES[index % len(MODES)]
 
-    @seed(base * 1_000_003 + index)
-    @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate], print_blob=False,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(graphs(index))
-    def run(graph: Graph) -> None:
+    def look(graph: Graph) -> None:
         found = found_in(graph, device=device, built=built, mode=mode)
         totals.add(graph, found)
         if found.wrong:
@@ -102,17 +98,35 @@ def chunk(index: int, count: int, *, base: int, device: str, built: bool, totals
             totals.failures.append(f"WRONG {wrong}\n\n{reproduction(small, device, built, mode)}")
             sys.stderr.write(totals.failures[-1] + "\n")
 
+    if layers:
+        made = (row(base + index * CHUNK + number, layers) for number in range(count))
+        for graph in filter(None, made):
+            look(graph)
+        return
+
+    @seed(base * 1_000_003 + index)
+    @settings(
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate], print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(graphs(index))
+    def run(graph: Graph) -> None:
+        look(graph)
+
     run()
 
 
-def run(count: int, *, base: int, device: str, built: bool, until: float, shard: int = 0, shards: int = 1) -> Totals:
+def run(
+    count: int, *, base: int, device: str, built: bool, until: float, layers: int = 0, shard: int = 0, shards: int = 1
+) -> Totals:
     """This shard's chunks."""
     torch.set_num_threads(1)
     totals = Totals()
     for index in range(shard, -(-count // CHUNK), shards):
         if time.monotonic() > until:
             break
-        chunk(index, min(CHUNK, count - index * CHUNK), base=base, device=device, built=built, totals=totals)
+        most = min(CHUNK, count - index * CHUNK)
+        chunk(index, most, base=base, device=device, built=built, totals=totals, layers=layers)
     return totals
 
 

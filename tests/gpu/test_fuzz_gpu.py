@@ -10,6 +10,15 @@ GRAPHS, PARTS = 60, 6
 
 
 @pytest.mark.parametrize("part", range(PARTS))
+def test_rows_of_layers(part: int) -> None:
+    totals = run.Totals()
+    run.chunk(part, run.CHUNK, base=1000, device="cuda", built=False, totals=totals, layers=3)
+    assert not totals.failures, "\n".join(totals.failures)
+    assert totals.inside == totals.nodes
+    assert totals.checked > 20 * totals.open
+
+
+@pytest.mark.parametrize("part", range(PARTS))
 def test_random_graphs(part: int) -> None:
     totals = run.Totals()
     run.chunk(part, GRAPHS // PARTS, base=7, device="cuda", built=False, totals=totals)
