@@ -20,8 +20,7 @@ import torch
 from torch import fx
 
 from .ops.net import FEW_PRODUCTS
-from .ops.reach import APART
-from .ops.unary import NOT_MULTIPLYING
+from .ops.reach import APART, multiplied
 
 aten = torch.ops.aten
 
@@ -150,7 +149,6 @@ def _reads(node: fx.Node) -> tuple[int, int]:
         return reads, own
     if not value.dtype.is_floating_point:
         return min(reads, _OF_INTEGERS[0]), min(own, _OF_INTEGERS[1])
-    users = {user.target if user.op == "call_function" else None for user in node.users}
-    if value.dtype == torch.float32 and not users <= NOT_MULTIPLYING:
+    if value.dtype == torch.float32 and multiplied(node):
         return MULTIPLIED.get(node.target, (reads, own))
     return reads, own

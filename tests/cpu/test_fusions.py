@@ -48,11 +48,14 @@ MULTIPLIED: dict[str, Fn] = {
     "gelu": lambda x, w, b: F.gelu(F.linear(x, w, b)).square(),
     "gate": lambda x, w, b: (lambda y: y * F.gelu(y, approximate="tanh"))(F.linear(x, w, b)),
     "written out": lambda x, w, b: (lambda y: y * (1 + torch.erf(y)))(F.linear(x, w, b)),
+    "a scaled sum": lambda x, w, b: (lambda y: torch.add(y, y.relu(), alpha=2))(F.linear(x, w, b)),
+    "the sum with a vector": lambda x, w, b: (F.linear(x, w, b).relu() + b) * 2,
     "another dimension": lambda x, w, b: F.linear(x, w, b).relu().unsqueeze(0) * 2,
 }
 NOT_MULTIPLIED: dict[str, Fn] = {
     "a product": lambda x, w, b: F.linear(x, w, b).relu() @ w,
     "another layer": lambda x, w, b: F.linear(F.gelu(F.linear(x, w, b)), w.t()),
+    "a sum": lambda x, w, b: (lambda r: r.mean(-1) + (r + F.linear(x, w)).sum(-1))(F.linear(x, w, b).relu()),
     "joined": lambda x, w, b: torch.cat([F.linear(x, w, b).relu(), x], 1),
 }
 

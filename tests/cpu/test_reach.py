@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.graphs import lower
-from trt_stripped_backend.ops.reach import Reach
+from trt_stripped_backend.ops.reach import Reach, multiplied
 
 aten = torch.ops.aten
 X, V, W = torch.randn(2, 3, 8), torch.rand(8) + 0.5, torch.randn(8, 8)
@@ -103,6 +103,22 @@ def test_parts_of_what_modulates() -> None:
     splits = [node for node in graph.nodes if getattr(node.target, "overloadpacket", None) is aten.split]
     assert len(splits) == 2
     assert not any(Reach(graph).beside(node) for node in splits)
+
+
+def _multiplied(fn: Callable[..., torch.Tensor], *args: torch.Tensor) -> bool:
+    graph = lower(fn, *args).module.graph
+    (node,) = (n for n in graph.nodes if getattr(n.target, "overloadpacket", None) in (aten.relu, aten.erf))
+    return multiplied(node)
+
+
+def test_what_is_multiplied() -> None:
+    assert _multiplied(lambda x, w: F.linear(x, w).relu() * 2, X, W)
+    assert _multiplied(lambda x, w: (F.linear(x, w).relu() + 1) * w[0], X, W)
+    assert _multiplied(lambda x, w: torch.add(x, F.linear(x, w).relu(), alpha=2), X, W)
+    assert _multiplied(lambda x, w: F.linear(x, w).relu() + w[0], X, W)
+    assert _multiplied(lambda x, w: x + x.erf(), X, W)
+    assert not _multiplied(lambda x, w: F.linear(F.linear(x, w).relu() + x, w), X, W)
+    assert not _multiplied(lambda x, w: torch.cat([x.relu(), x], -1), X, W)
 
 
 def _finite(fn: Callable[..., torch.Tensor], *args: torch.Tensor) -> bool:

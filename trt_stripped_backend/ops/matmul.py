@@ -137,7 +137,7 @@ def _plus(
     PyTorch rounds once. So does this, unless a product that is not scaled is a layer's: see :meth:`Net.product`.
     """
     plain = alpha == beta == 1
-    y = _product(net, *evaluated(net, a, b), transpose_b=transpose_b, rounded=plain)
+    y = _product(net, a, b, transpose_b=transpose_b, rounded=plain)
     if plain and net.dtype(y) == net.out.dtype:
         return net.add(y, base)
     y, base = net.wide(y), net.wide(base)

@@ -88,6 +88,7 @@ class Network:
         users: the operators that take what it makes, likewise; None stands for the graph's output.
         beyond: tells whether what it makes reaches a larger tensor than its operands, see :class:`.reach.Reach`.
         beside: tells whether it is repeated beside other elements of what it was taken of, likewise.
+        multiplied: tells whether it may be multiplied by something.
         finite: tells whether what is computed into its operands is finite of zeros, likewise.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept where the plan may lack them.
@@ -118,6 +119,7 @@ class Network:
         self.users: frozenset[Any] = frozenset()
         self.beyond: Callable[[], bool] = bool
         self.beside: Callable[[], bool] = bool
+        self.multiplied: Callable[[], bool] = bool
         self.finite: Callable[[], bool] = bool
         self.out: Any = None
         self.literals: dict[str, torch.Tensor] = {}

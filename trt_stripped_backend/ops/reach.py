@@ -37,6 +37,11 @@ _FINITE = frozenset({
     aten.transpose, aten.t, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.cat,
     aten.stack, aten.flip, aten.roll, aten.pixel_shuffle,
 })  # fmt: skip
+#: They multiply nothing by what they take, or not in one kernel with it.
+_NOT_MULTIPLYING = APART | {
+    aten.cat, aten.max_pool2d, aten.max_pool2d_with_indices, aten.relu, aten.sigmoid, aten.exp, aten.sqrt, aten.sin,
+    aten.cos, aten._softmax, aten.layer_norm, aten.sum, aten.mean, aten.where,
+} - {aten.scaled_dot_product_attention}  # fmt: skip
 _Sizes = tuple[int, frozenset[sympy.Expr]]  # the largest fixed number of elements, and all dynamic ones
 
 
@@ -74,6 +79,24 @@ class Reach:
         """Whether what is computed into a node's operands, since the last product or softmax, is finite of zeros."""
         before = _walk(node.all_input_nodes, lambda one: [] if _settled(one) else one.all_input_nodes)
         return all(_settled(one) or is_getitem(one) or _is_finite(one) for one in before)
+
+
+def multiplied(node: fx.Node) -> bool:
+    """Whether something may be multiplied by what an activation makes, or by a GELU that an erf or tanh is part of."""
+    return not all(_adds(node, user) or user.op == "output" or _packet(user) in _NOT_MULTIPLYING for user in node.users)
+
+
+def _adds(node: fx.Node, user: fx.Node) -> bool:
+    """Whether a tensor as large is added to an activation, as in a residual."""
+    if _packet(user) not in (aten.add, aten.sub) or _packet(node) in (aten.erf, aten.tanh):
+        return False
+    large = [one for one in user.all_input_nodes if _sizes(one) == _sizes(node)]
+    return len(large) == 2 and user.kwargs.get("alpha", 1) in (1, None)
+
+
+def _sizes(node: fx.Node) -> list[Any]:
+    shape = getattr(node.meta.get("val"), "shape", ())  # a number has none
+    return [size if isinstance(size, int) else expression(size) for size in shape]
 
 
 def _walk(start: Iterable[fx.Node], steps: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:

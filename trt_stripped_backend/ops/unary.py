@@ -42,13 +42,6 @@ _ROUNDINGS: dict[torch._ops.OpOverload, Kind] = {
     aten.floor.default: lambda: trt.UnaryOperation.FLOOR,
     aten.round.default: lambda: trt.UnaryOperation.ROUND,  # half to even, as PyTorch's
 }
-#: They multiply nothing by what they take, or not in one kernel with it; None is an output.
-NOT_MULTIPLYING = frozenset({
-    None, aten.mm.default, aten.addmm.default, aten.bmm.default, aten.matmul.default, aten.linear.default,
-    aten.convolution.default, aten.cat.default, aten.max_pool2d.default, aten.max_pool2d_with_indices.default,
-    aten.relu.default, aten.sigmoid.default, aten.exp.default, aten.sqrt.default, aten.sin.default, aten.cos.default,
-    aten._softmax.default,
-})  # fmt: skip
 
 
 def schema(target: torch._ops.OpOverload) -> str:
@@ -62,7 +55,7 @@ def not_fused(net: Net, x: ITensor) -> ITensor:
     Of a float32 product, a vector added to it, a ReLU or GELU and a multiplication RTX 1.6.1 makes one kernel, which is
     wrong: ``F.linear(x, w, b).relu() * 2``. It makes out a GELU that is written with erf or tanh, too.
     """
-    if net.dtype(x) != torch.float32 or not len(x.shape) or net.users <= NOT_MULTIPLYING:
+    if net.dtype(x) != torch.float32 or not len(x.shape) or not net.multiplied():
         return x
     return net.select(net.less(x, -2), -2.0, x, torch.float32)
 
