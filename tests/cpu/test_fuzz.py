@@ -44,10 +44,10 @@ def test_random_graphs(order: int, built: bool) -> None:
 
 def test_rows_of_layers() -> None:
     totals = run.Totals()
-    run.chunk(1, 40, base=0, device="cpu", built=False, totals=totals, layers=3)
-    run.chunk(0, 6, base=100, device="cpu", built=True, totals=totals, layers=3)
+    run.chunk(1, 24, base=0, device="cpu", built=False, totals=totals, layers=3)
+    run.chunk(0, 4, base=100, device="cpu", built=True, totals=totals, layers=3)
     assert not totals.failures, "\n".join(totals.failures)
-    assert totals.graphs > 40
+    assert totals.graphs > 24
     assert totals.inside == totals.nodes
     assert totals.checked > 20 * totals.open
 
