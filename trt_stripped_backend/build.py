@@ -227,6 +227,7 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         net.argument = _operator(next(iter(node.all_input_nodes), None))
         net.users = frozenset(_users(node))
         net.beyond, net.finite = functools.partial(reach.beyond, node), functools.partial(reach.finite, node)
+        net.strided, net.shared = functools.partial(reach.strided, node), functools.partial(reach.shared, node)
         net.multiplied = functools.partial(multiplied, node)
         net.beside = functools.cache(functools.partial(reach.beside, node))  # asked for each part of an unbind
         if isinstance(node.meta.get("val"), torch.SymInt):

@@ -152,3 +152,37 @@ CASES += [
     Case("column_beside_any", lambda x: (x[..., :1] ^ x).any(-1), (T((5, 33), torch.bool, "bool"),)),
     Case("part_rows_beside", lambda x: (x[:, 1:2] + (x[:, 1:] / 3).exp()).softmax(-1), (T((2, 5, 9)),)),
 ]  # fmt: skip
+
+#: Parts of a tensor that begin with the same element, taken with different steps.
+CASES += [
+    Case("turned_beside_itself", lambda x, y: ((x * x.flip(-1))[..., 6:12] * y).softmax(-1),
+         (T((1, 16, 13)), T((1, 16, 6)))),
+    Case("turned_sums", lambda x: (x * x.flip(-1))[..., 16:].logsumexp(-1), (T((1, 2, 33), torch.float16),), tol=1e-2),
+    Case("turned_rows", lambda x: (x.exp() * x.exp().flip(-2))[..., 2:4, :].sum(-2), (T((3, 5, 8)),), tol=1e-4),
+    Case("turned_and_rolled", lambda x: (x.roll(1, -1) * x.flip(-1)).sum(-1), (T((5, 13)),)),
+    Case("every_second_beside", lambda x: (x[..., ::2] * x.exp()[..., :7]).log_softmax(-1), (T((3, 2, 13)),)),
+    Case("every_third_beside", lambda x: (x[..., 1::3] - x.sin().split([1, 4, 7], -1)[1]).norm(dim=-1), (T((5, 12)),)),
+    Case("every_second_row_beside", lambda x: F.rms_norm(x[:, ::2] + x[:, :4] * 3, (8,)), (T((2, 7, 8)),)),
+    Case("every_second_beside_halves", lambda x: (x[..., ::2] + x[..., :7]).mean(-1), (T((16, 13), torch.bfloat16),),
+         tol=4e-2),
+]  # fmt: skip
+
+#: Products of few terms, and their operands again, before a reduction.
+AGAIN: dict[str, Callable[..., torch.Tensor]] = {
+    "left": lambda a, x: (a @ x * x).log_softmax(-1),
+    "sum": lambda a, x: (a @ x - x).abs().sum(-1),
+    "of_what_is_made": lambda a, x: ((a @ (x / 2).exp()).sin() * x.sin()).mean(-1),
+    "norm": lambda a, x: F.layer_norm(a @ x + x, x.shape[-1:]),
+    "twice": lambda a, x: (a @ (a @ x)).amax(-1),
+    "twice_beside": lambda a, x: (a @ (a @ x) * x.sin()).softmax(-1),
+    "right": lambda a, x: (x.mT @ a - x.mT).norm(dim=-1),
+}
+CASES += [
+    Case(f"few_terms_{name}_{'x'.join(map(str, shape))}", fn, (T((*shape[:-1], shape[-2])), T(shape)), tol=1e-4)
+    for shape in ((1, 2, 33), (3, 3, 8), (4, 13)) for name, fn in AGAIN.items()
+] + [
+    Case("few_terms_squared", lambda x: (x @ x).sum(-1), (T((3, 3)),)),
+    Case("few_terms_turned", lambda x: (x @ x.mT - x[..., :3]).softmax(-1), (T((2, 3, 4)),)),
+    Case("few_terms_of_halves", lambda a, x: (a @ x * x).log_softmax(-1), (T((3, 3)), T((3, 20000), torch.float32))),
+    Case("few_tokens", lambda x: F.layer_norm(F.scaled_dot_product_attention(x, x, x) + x, (8,)), (T((2, 3, 8)),)),
+]  # fmt: skip

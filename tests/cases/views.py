@@ -68,5 +68,10 @@ CASES += [
     Case("itself", lambda x: (x - x.reshape(1, 9, 1)).exp().sum(-1), (T((1, 1, 9)),)),
     Case("slices", lambda x: (x[..., :4].reshape(4, 1) - x[..., 1:].reshape(1, 4)).abs().sum(-1), (T((1, 5)),)),
     Case("of_a_weight", lambda x, w: ((w.reshape(9, 1) - w).abs() * x).sum(-1), (T((9,)), T((1, 9))), (1,)),
+    Case("scaled", lambda x, s: (x.view(9, 1) * s - x).abs().sum(-1), (T((1, 9)), T((1, 1)))),
+    Case("scaled_by_itself",
+         lambda x: ((x @ x.mT).sin() / (x.mT.abs() + 1) * x).amax(-1), (T((2, 2, 1, 33)),), tol=1e-4),
+    Case("attention_of_one", lambda x: (torch.nn.functional.scaled_dot_product_attention(x, x, x) - x.mT).softmax(-1),
+         (T((1, 5), torch.bfloat16),), tol=4e-2),
     Case("sort", lambda x: torch.sort(x, stable=True)[1], (T((1, 2, 7), kind="int:-4:5"),)),
-]
+]  # fmt: skip

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tests.cases import Case, T
 from tests.harness import emulate
 from tests.torch_network import TorchNetwork
+from trt_stripped_backend.ops.net import Net
 
 Fn = Callable[..., torch.Tensor]
 
@@ -82,6 +83,18 @@ def test_what_is_no_number_stays_so_behind_an_activation(layers: Counter[str]) -
     assert layers["select"] == 1
 
 
+def test_nor_is_a_tanh_part_of_an_exact_product(layers: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_both() -> None:
+        check(lambda x, w: F.linear(F.linear(x, w).tanh(), w.t()), X, W, weights=(1,))
+        check(lambda x, w: F.linear(F.gelu(F.linear(x, w), approximate="tanh"), w.t()), X, W, weights=(1,))
+
+    check_both()
+    assert not layers["select"]
+    monkeypatch.setattr(Net, "exact_float32", property(lambda net: True, lambda net, value: None), raising=False)
+    check_both()
+    assert layers["select"] == 2
+
+
 ODD: dict[str, tuple[Fn, int]] = {  # and how many matrices are computed before
     "left": (lambda x, y: x.log() @ y, 1),
     "right": (lambda x, y: x @ y.log(), 1),
@@ -116,3 +129,43 @@ def test_one_element_that_is_repeated_is_gathered(layers: Counter[str]) -> None:
     check(lambda x: x[:, :1].exp(), X)
     check(lambda x: x[..., :4] * x[..., 4:], X)
     assert layers["gather"] == 2
+
+
+def test_what_begins_with_the_same_element_is_gathered(layers: Counter[str]) -> None:
+    check(lambda x: x.flip(-1), X)
+    assert layers["gather"] == 1
+    check(lambda x: x.flip(0).flip(-1)[:1].flip(0), X)
+    assert layers["gather"] == 3
+    check(lambda x: (x[:, ::2] * x.exp()[:, 1:5]).sum(-1), X)
+    check(lambda x: (x[:, ::2] * x.exp().split(4, 1)[0]).sum(-1), X)
+    assert layers["gather"] == 5
+
+
+def test_what_does_not_is_a_slice(layers: Counter[str]) -> None:
+    check(lambda x: x[:, ::2] * 2 + x[:, 1::2].exp(), X)
+    check(lambda x: torch.cat([x[::2, ::2], x[::2, 1::2]], -1).mean(-1), T((6, 8)))
+    check(lambda x: (x[:, ::2], x[:, :4]), X)
+    check(lambda x: (torch.stack([-x[:, 1::2], x[:, ::2]], -1).flatten(1) * x).sum(-1), X)
+    assert not layers["gather"]
+
+
+FEW: dict[str, tuple[Fn, int]] = {  # and how many operands are copied
+    "beside": (lambda a, x: (a @ x * x).sum(-1), 1),
+    "beside what is made of it": (lambda a, x: (a @ x.cos() - x.sin()).sum(-1), 1),
+    "behind another": (lambda a, x: (a @ (a @ x)).sum(-1), 2),
+    "squared": (lambda a, x: a @ a, 1),
+    "alone": (lambda a, x: (a @ x).sum(-1), 0),
+    "beside something else": (lambda a, x: (x.mT @ a).sum(-1), 0),
+}
+
+
+@pytest.mark.parametrize(("fn", "count"), FEW.values(), ids=FEW.keys())
+def test_few_terms_are_read_from_a_copy(fn: Fn, count: int, layers: Counter[str]) -> None:
+    check(fn, T((3, 3)), T((3, 8)))
+    assert layers["scatter"] == count
+
+
+def test_more_terms_are_not(layers: Counter[str]) -> None:
+    check(FEW["beside"][0], T((6, 6)), T((6, 8)))
+    check(FEW["squared"][0], T((6, 6)), T((6, 8)))
+    assert not layers["scatter"]

@@ -60,6 +60,17 @@ def _halves(then: Chain, x: Ref, before: Ref) -> Ref:
     return then("torch.mul", then("torch.narrow", x, -1, 0, width), then("torch.narrow", x, -1, width, width))
 
 
+def _seconds(then: Chain, x: Ref, before: Ref) -> Ref:
+    *lead, width = then.shape(x)
+    every_second = then("own.index", x, *[slice(None)] * len(lead), slice(None, None, 2))
+    return then("torch.mul", every_second, then("torch.narrow", x, -1, 0, -(-width // 2)))
+
+
+def _mixed(then: Chain, x: Ref, before: Ref) -> Ref:
+    rows = then.shape(x)[-2]
+    return then("torch.matmul", then.b.input((rows, rows), then.b.of(x).dtype), x)
+
+
 def _attention(then: Chain, x: Ref, before: Ref) -> Ref:
     scores = then("torch.matmul", x, then("Tensor.transpose", x, -1, -2))
     return then("torch.matmul", then("F.softmax", then("torch.mul", scores, 0.25), dim=-1), x)
@@ -96,6 +107,8 @@ LAYERS: dict[str, Layer] = {
     "less its second row": _taken("torch.sub", -2, 1),
     "by its turn": lambda then, x, before: then("torch.mul", x, then("torch.flip", x, [-1])),
     "halves": _halves,
+    "by every second": _seconds,
+    "mixed rows": _mixed,
     "softmax": _of("F.softmax", dim=-1),
     "softmax of columns": _of("F.softmax", dim=-2),
     "log softmax": _of("F.log_softmax", dim=-1),

@@ -50,7 +50,7 @@ def sigmoid(net: Net, self: ITensor) -> ITensor:
 @op(aten.tanh.default)
 def tanh(net: Net, self: ITensor) -> ITensor:
     """tanh(Tensor self) -> Tensor"""
-    return not_fused(net, net.activation(trt.ActivationType.TANH, net.cast(self, net.out.dtype)))
+    return not_fused(net, net.activation(trt.ActivationType.TANH, net.cast(self, net.out.dtype)), tanh=True)
 
 
 @op(aten.silu.default, dtypes=FLOAT)
@@ -66,7 +66,7 @@ def gelu(net: Net, self: ITensor, approximate: str = "none") -> ITensor:
     kind = trt.ActivationType.GELU_TANH if approximate == "tanh" else trt.ActivationType.GELU_ERF
     # RTX 1.6.1 rounds inside; in float32 after a product it gives wrong numbers (Whisper's encoder is off by 0.6).
     x = net.wide(self) if self.is_network_input else self
-    return not_fused(net, net.cast(net.activation(kind, x), net.out.dtype))
+    return not_fused(net, net.cast(net.activation(kind, x), net.out.dtype), tanh=approximate == "tanh")
 
 
 @op(aten.leaky_relu.default, dtypes=FLOAT)

@@ -19,6 +19,7 @@ from ..kernel_layout import kernel_format
 from ..sizes import Dim, dim, dynamic, may_be
 from ..types import Slot, TensorSpec
 from .network import BOOL, DTYPES, FLOAT, INT, ITensor, Scalar, Value, to_trt
+from .reach import FEW_TERMS
 from .reductions import SHORT_ROWS, Reductions
 from .shapes import AnySize
 
@@ -240,6 +241,8 @@ class Net(Reductions):
         if not isinstance(terms, Dim) and terms == 1:  # RTX fails to build some graphs with sums of one term
             column, row = self.swap(a) if transpose_a else a, self.swap(b) if transpose_b else b
             return self.mul(column, row)
+        if not isinstance(terms, Dim) and 1 < terms <= FEW_TERMS and self.shared():
+            b = self.copied(b)  # (a @ x * x).sum(-1): in such a kernel RTX 1.6.1 reads one row of x for all
         kind = trt.MatrixOperation
         layer = self.network.add_matrix_multiply(
             a, kind.TRANSPOSE if transpose_a else kind.NONE, b, kind.TRANSPOSE if transpose_b else kind.NONE
@@ -329,7 +332,8 @@ class Net(Reductions):
             order = [*(d for d in range(rank) if d != dim % rank), dim % rank]
             return self.permute(self.softmax(self.permute(x, order), -1), [order.index(d) for d in range(rank)])
         if not isinstance(size, Dim) and size == 1:  # RTX 1.6.1 fuses such a layer with products around it into NaN
-            return self.unary(trt.UnaryOperation.EXP, self.sub(x, x))  # 1, but NaN of what is not finite
+            ones = self.unary(trt.UnaryOperation.EXP, self.sub(x, x))  # but NaN of what is not finite
+            return self.turns.constant(ones)
         if not isinstance(size, Dim) and size in SHORT_ROWS:
             return self.narrow(self.softmax(self.lengthened(x, float("-inf")), -1), -1, 0, size)
         return self.with_more(int(rank > 1 and self.beyond()), x, self._softmax)

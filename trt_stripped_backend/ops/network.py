@@ -88,6 +88,8 @@ class Network:
         users: the operators that take what it makes, likewise; None stands for the graph's output.
         beyond: tells whether what it makes reaches a larger tensor than its operands, see :class:`.reach.Reach`.
         beside: tells whether it is repeated beside other elements of what it was taken of, likewise.
+        strided: tells whether it is beside as many elements of that tensor, taken with another step.
+        shared: tells whether what it is made of is beside it otherwise, likewise.
         multiplied: tells whether it may be multiplied by something.
         finite: tells whether what is computed into its operands is finite of zeros, likewise.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
@@ -119,6 +121,8 @@ class Network:
         self.users: frozenset[Any] = frozenset()
         self.beyond: Callable[[], bool] = bool
         self.beside: Callable[[], bool] = bool
+        self.strided: Callable[[], bool] = bool
+        self.shared: Callable[[], bool] = bool
         self.multiplied: Callable[[], bool] = bool
         self.finite: Callable[[], bool] = bool
         self.out: Any = None

@@ -8,6 +8,7 @@ reduction: ``x * (v / v.mean(-1, True))``, with one row ``v`` for many of ``x`` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -25,17 +26,21 @@ APART = frozenset({
     aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv, aten.matmul, aten.linear,
     aten.convolution, aten.scaled_dot_product_attention,
 })  # fmt: skip
+#: Behind another argument than the first are the matrices of these.
+_ADDING = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})
+#: Terms of a product that RTX may compute in one kernel with what stands around it.
+FEW_TERMS = 4
 _REPEATING = frozenset({aten.expand, aten.repeat})
 _JOINING = frozenset({aten.cat, aten.stack})
 #: What they make of zeros is finite, and they make nothing infinite of what is not.
 _FINITE = frozenset({
     aten.add, aten.sub, aten.mul, aten.neg, aten.abs, aten.clamp, aten.sin, aten.cos, aten.mean, aten.sum,
     aten.relu, aten.leaky_relu, aten.gelu, aten.silu, aten.sigmoid, aten.tanh, aten.erf, aten.hardswish,
-    aten.hardsigmoid, aten.layer_norm, aten.rms_norm, aten.group_norm, aten.batch_norm, aten.dropout,
-    aten.native_dropout, aten.max_pool2d, aten.avg_pool2d, aten.embedding, aten._to_copy, aten.clone, aten.view,
-    aten.reshape, aten._unsafe_view, aten.unsqueeze, aten.squeeze, aten.expand, aten.repeat, aten.permute,
-    aten.transpose, aten.t, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.cat,
-    aten.stack, aten.flip, aten.roll, aten.pixel_shuffle,
+    aten.hardsigmoid, aten.layer_norm, aten.rms_norm, aten.group_norm, aten.batch_norm,
+    aten._native_batch_norm_legit_no_training, aten.dropout, aten.native_dropout, aten.max_pool2d, aten.avg_pool2d,
+    aten.embedding, aten._to_copy, aten.clone, aten.view, aten.reshape, aten._unsafe_view, aten.unsqueeze,
+    aten.squeeze, aten.expand, aten.repeat, aten.permute, aten.transpose, aten.t, aten.slice, aten.select,
+    aten.split, aten.split_with_sizes, aten.unbind, aten.cat, aten.stack, aten.flip, aten.roll, aten.pixel_shuffle,
 })  # fmt: skip
 #: They multiply nothing by what they take, or not in one kernel with it.
 _NOT_MULTIPLYING = APART | {
@@ -66,14 +71,30 @@ class Reach:
         of what the tensor is made of."""
         if not _more(self._reached[node], [_elements(node)]):
             return False
-        of = _walk(node.all_input_nodes, lambda one: [] if _ends(one) else one.all_input_nodes)
-        others = [user for one in of for user in one.users if user is not node and user not in of]
         dim, made = _taken(node), _walk(_going_on(node), _going_on)
 
         def steps(one: fx.Node) -> list[fx.Node]:  # not by way of other elements of that dimension
             return [] if _ends(one) or (dim is not None and _taken(one) == dim) else _going_on(one)
 
-        return not made.isdisjoint(_walk(others, steps))
+        return not made.isdisjoint(_walk(_others(node), steps))
+
+    def strided(self, node: fx.Node) -> bool:
+        """Whether what a slice takes of a tensor is beside as many of its elements that were taken with another step.
+
+        RTX 1.6.1 takes both for one in a reduction if they begin with the same: ``(x[:, ::2] * x[:, :4]).sum(-1)``.
+        """
+        made, step = _walk(_going_on(node), _going_on), _step(node)
+        parts = [one for one in _walk(_others(node), _going_on) if _packet(one) is aten.slice or is_getitem(one)]
+        alike = [one for one in parts if _sizes(one) == _sizes(node) and _step(one) != step]
+        return not made.isdisjoint(_walk(alike, _going_on))
+
+    def shared(self, node: fx.Node) -> bool:
+        """Whether something is read for a product more than once, or beside what is made of the product again."""
+        of = _before(node)
+        reads = Counter(one for user in (*of, node) if user is node or not _ends(user) for one in _arguments(user))
+        if any(reads[one] > 1 for one in of):
+            return True
+        return not _walk(_going_on(node), _going_on).isdisjoint(_walk(_others(node), _going_on))
 
     def finite(self, node: fx.Node) -> bool:
         """Whether what is computed into a node's operands, since the last product or softmax, is finite of zeros."""
@@ -114,6 +135,33 @@ def _going_on(node: fx.Node) -> list[fx.Node]:
     return [user for user in node.users if not _ends(user)]
 
 
+def _others(node: fx.Node) -> list[fx.Node]:
+    """What else takes those that stand :func:`_before` a node."""
+    of = _before(node)
+    return [user for one in of for user in one.users if user is not node and user not in of]
+
+
+def _before(node: fx.Node) -> set[fx.Node]:
+    """A node's operands, and what they are computed from since the last product."""
+    return _walk(node.all_input_nodes, lambda one: [] if _ends(one) else one.all_input_nodes)
+
+
+def _arguments(node: fx.Node) -> list[fx.Node]:
+    """Its operands, each as often as it takes it."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
+def _step(node: fx.Node) -> tuple[int, int] | None:
+    """The dimension along which a slice takes every so many elements, and how many; None for what is no such slice."""
+    if _packet(node) is not aten.slice or len(node.args) < 5:
+        return None
+    dim, step = node.args[1], node.args[4]
+    assert isinstance(dim, int) and isinstance(step, int)
+    return (dim % node.meta["val"].ndim, step) if step > 1 else None
+
+
 def _taken(node: fx.Node) -> int | None:
     """The dimension that a node takes one element of, if it does so."""
     packet, of = _packet(node), node.all_input_nodes[:1]
@@ -140,7 +188,16 @@ def _packet(node: fx.Node) -> Any:
 
 
 def _ends(node: fx.Node) -> bool:
-    return _packet(node) in APART or node.op == "output"
+    return node.op == "output" or (_packet(node) in APART and not _of_few_terms(node))
+
+
+def _of_few_terms(node: fx.Node) -> bool:
+    packet = _packet(node)
+    if packet is aten.convolution:
+        return False
+    left, right = (_sizes(one) for one in node.args[packet in _ADDING :][:2] if isinstance(one, fx.Node))
+    terms = [*left[-1:], *right[-2:-1]] if packet is aten.scaled_dot_product_attention else left[-1:]
+    return any(isinstance(size, int) and size <= FEW_TERMS for size in terms)
 
 
 def _is_finite(node: fx.Node) -> bool:
@@ -153,7 +210,7 @@ def _settled(node: fx.Node) -> bool:
 
 
 def _apart(node: fx.Node) -> bool:
-    if _ends(node):
+    if _packet(node) in APART or node.op == "output":
         return True
     if _packet(node) in _REPEATING or torch.Tag.pointwise in getattr(node.target, "tags", ()):
         return False

@@ -8,6 +8,7 @@ import torch
 
 from ..flavour import trt
 from ..sizes import alike, dynamic, has_no_elements
+from .create import iota
 from .net import DTYPES, ITensor, Net
 from .registry import op
 
@@ -130,12 +131,13 @@ def _(self: torch.Tensor, repeats: Sequence[int]) -> Iterator[str]:
 @op(aten.flip.default)
 def flip(net: Net, self: ITensor, dims: Sequence[int]) -> ITensor:
     """flip(Tensor self, int[] dims) -> Tensor"""
-    shape = list(net.shape(self))
-    turned = {d % len(shape) for d in dims if shape}
-    if not turned:
-        return self
-    start = [s - 1 if d in turned else 0 for d, s in enumerate(shape)]
-    return net.slice(self, start, shape, [-1 if d in turned else 1 for d in range(len(shape))])
+    shape = net.shape(self)
+    for dim in {d % len(shape) for d in dims if shape}:
+        if not alike(shape[dim : dim + 1], [1]):
+            # No slice with a step of -1: in a reduction RTX 1.6.1 takes ``(x * x.flip(-1))[..., 6:12]`` of 13 columns
+            # for a square, as both operands begin at the sixth.
+            self = net.gather(self, iota(net, shape[dim], torch.int32, shape[dim] - 1, -1), dim)
+    return self
 
 
 @op(aten.roll.default)

@@ -261,14 +261,18 @@ class Shapes(Network):
         if self._is_stored(x) or least < 1 or self.dtype(x) not in FLOAT:
             return x
         if x.name not in self._once:
-            whole = x if len(x.shape) else self.reshape(x, [1])
-            ones = [1] * len(whole.shape)
-            first = self.slice(whole, [0] * len(ones), ones, ones)
-            place = self.constant(torch.zeros(ones, dtype=torch.int32))
-            made = self.take(self.network.add_scatter(whole, place, first, trt.ScatterMode.ELEMENT))
-            self._stored.add(made.name)
-            self._once[x.name] = self.reshape(self.keep(made, self.shape(whole)), self.shape(x))
+            self._once[x.name] = self.copied(x)
         return self._once[x.name]
+
+    def copied(self, x: ITensor) -> ITensor:
+        """``x``, of one element at least, in memory of its own."""
+        whole = x if len(x.shape) else self.reshape(x, [1])
+        ones = [1] * len(whole.shape)
+        first = self.slice(whole, [0] * len(ones), ones, ones)
+        place = self.constant(torch.zeros(ones, dtype=torch.int32))
+        made = self.take(self.network.add_scatter(whole, place, first, trt.ScatterMode.ELEMENT))
+        self._stored.add(made.name)
+        return self.reshape(self.keep(made, self.shape(whole)), self.shape(x))
 
     def _is_stored(self, x: ITensor) -> bool:
         return bool(x.is_network_input) or x.name in self._raw or x.name in self._stored

@@ -48,6 +48,8 @@ def slice_(
     size = net.shape(self)[dim]
     if all(v is None or isinstance(v, int) for v in (size, start, end)):
         taken = bounds(size, start, end, step)
+        if len(taken) > 1 and step > 1 and net.strided():
+            return net.gather(self, iota(net, len(taken), torch.int32, taken.start, step), dim)
         return net.narrow(self, dim, taken.start, len(taken), step)
     # How many are taken, PyTorch has worked out; a start beyond the end takes none, wherever it points.
     first = 0 if start is None else start if isinstance(start, Dim) or start >= 0 else size + start

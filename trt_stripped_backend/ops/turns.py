@@ -32,9 +32,10 @@ class Turns:
 
     def follow(self, inputs: Sequence[ITensor], made: ITensor) -> None:
         """A layer made this of its inputs, literals aside."""
-        known = {x.name: self._root.get(x.name, x.name) for x in inputs}
+        large = [x for x in inputs if _sizes(x)] or inputs  # what they are scaled by is left as it is
+        known = {x.name: self._root.get(x.name, x.name) for x in large}
         roots = set(known.values()) - {""}
-        alike = all(_sizes(x) == _sizes(made) for x in inputs if known[x.name])
+        alike = all(_sizes(x) == _sizes(made) for x in large if known[x.name])
         if len(roots) < 2 and alike:
             self._root[made.name] = roots.pop() if roots else ""
         turns = {self._of.get(x.name, 0) for x in inputs} - {0}
@@ -44,6 +45,11 @@ class Turns:
     def view(self, x: ITensor, made: ITensor) -> None:
         """``made`` is a view of ``x``."""
         self._root[made.name] = self._root.get(x.name, x.name)
+
+    def constant(self, made: ITensor) -> ITensor:
+        """RTX takes this for a literal: what it is multiplied by is left as it is."""
+        self._root[made.name] = ""
+        return made
 
     def elsewhere(self, x: ITensor, singles: Sequence[bool]) -> bool:
         """Whether this, or a view of the same tensor, was repeated along other dimensions before.
