@@ -26,7 +26,7 @@ from .ops.chosen import compared
 from .ops.library import all_ops
 from .ops.net import Net
 from .ops.network import Out
-from .ops.reach import Reach, multiplied
+from .ops.reach import Reach, multiplied, read_again
 from .ops.registry import bind, is_getitem
 from .options import Options
 from .precision import applied
@@ -227,8 +227,8 @@ def convert(partition: Partition, signature: Signature, net: Net) -> None:
         net.argument = _operator(next(iter(node.all_input_nodes), None))
         net.users = frozenset(_users(node))
         net.beyond, net.finite = functools.partial(reach.beyond, node), functools.partial(reach.finite, node)
-        net.strided, net.shared = functools.partial(reach.strided, node), functools.partial(reach.shared, node)
-        net.multiplied = functools.partial(multiplied, node)
+        net.strided, net.multiplied = functools.partial(reach.strided, node), functools.partial(multiplied, node)
+        net.read_again = functools.partial(read_again, node)
         net.beside = functools.cache(functools.partial(reach.beside, node))  # asked for each part of an unbind
         if isinstance(node.meta.get("val"), torch.SymInt):
             values[node] = dim(size(node.meta["val"], names), net.ranges)

@@ -89,7 +89,7 @@ class Network:
         beyond: tells whether what it makes reaches a larger tensor than its operands, see :class:`.reach.Reach`.
         beside: tells whether it is repeated beside other elements of what it was taken of, likewise.
         strided: tells whether it is beside as many elements of that tensor, taken with another step.
-        shared: tells whether what it is made of is beside it otherwise, likewise.
+        read_again: tells whether a product's operands are read twice before a reduction.
         multiplied: tells whether it may be multiplied by something.
         finite: tells whether what is computed into its operands is finite of zeros, likewise.
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
@@ -122,7 +122,7 @@ class Network:
         self.beyond: Callable[[], bool] = bool
         self.beside: Callable[[], bool] = bool
         self.strided: Callable[[], bool] = bool
-        self.shared: Callable[[], bool] = bool
+        self.read_again: Callable[[], bool] = bool
         self.multiplied: Callable[[], bool] = bool
         self.finite: Callable[[], bool] = bool
         self.out: Any = None

@@ -26,9 +26,23 @@ APART = frozenset({
     aten.mm, aten.bmm, aten.mv, aten.dot, aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv, aten.matmul, aten.linear,
     aten.convolution, aten.scaled_dot_product_attention,
 })  # fmt: skip
-#: Behind another argument than the first are the matrices of these.
-_ADDING = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})
-#: Terms of a product that RTX may compute in one kernel with what stands around it.
+#: Of a tensor and a product: the matrices are behind it.
+ADDING = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})
+#: Reductions in one pass, in two, and norms.
+REDUCTIONS = frozenset({
+    aten.sum, aten.mean, aten.amax, aten.amin, aten.prod, aten.any, aten.all, aten.max, aten.min,
+    aten.linalg_vector_norm,
+})  # fmt: skip
+TWICE = frozenset({
+    aten.var, aten.var_mean, aten.std, aten.std_mean, aten.logsumexp, aten._softmax, aten._log_softmax, aten.softmax,
+    aten.log_softmax, aten._safe_softmax,
+})  # fmt: skip
+NORMS = frozenset({aten.layer_norm, aten.native_layer_norm, aten.rms_norm, aten._fused_rms_norm})
+_REDUCING = REDUCTIONS | TWICE | NORMS | {
+    aten.group_norm, aten.native_group_norm, aten.argmax, aten.argmin, aten.topk, aten.sort,
+    aten.scaled_dot_product_attention,
+}  # fmt: skip
+#: Reductions and products of so few terms are unrolled by RTX, which computes them together with what is around them.
 FEW_TERMS = 4
 _REPEATING = frozenset({aten.expand, aten.repeat})
 _JOINING = frozenset({aten.cat, aten.stack})
@@ -88,14 +102,6 @@ class Reach:
         alike = [one for one in parts if _sizes(one) == _sizes(node) and _step(one) != step]
         return not made.isdisjoint(_walk(alike, _going_on))
 
-    def shared(self, node: fx.Node) -> bool:
-        """Whether something is read for a product more than once, or beside what is made of the product again."""
-        of = _before(node)
-        reads = Counter(one for user in (*of, node) if user is node or not _ends(user) for one in _arguments(user))
-        if any(reads[one] > 1 for one in of):
-            return True
-        return not _walk(_going_on(node), _going_on).isdisjoint(_walk(_others(node), _going_on))
-
     def finite(self, node: fx.Node) -> bool:
         """Whether what is computed into a node's operands, since the last product or softmax, is finite of zeros."""
         before = _walk(node.all_input_nodes, lambda one: [] if _settled(one) else one.all_input_nodes)
@@ -105,6 +111,15 @@ class Reach:
 def multiplied(node: fx.Node) -> bool:
     """Whether something may be multiplied by what an activation makes, or by a GELU that an erf or tanh is part of."""
     return not all(_adds(node, user) or user.op == "output" or _packet(user) in _NOT_MULTIPLYING for user in node.users)
+
+
+def read_again(node: fx.Node) -> bool:
+    """Whether something is read for a product more than once, or again for what is made of it, and then reduced."""
+    of, made = _before(node), _walk(_going_on(node), _going_on)
+    if not any(_packet(one) in _REDUCING for one in made):
+        return False
+    reads = Counter(one for user in (*of, node) if user is node or not _ends(user) for one in _arguments(user))
+    return any(reads[one] > 1 for one in of) or not made.isdisjoint(_walk(_others(node), _going_on))
 
 
 def _adds(node: fx.Node, user: fx.Node) -> bool:
@@ -195,7 +210,7 @@ def _of_few_terms(node: fx.Node) -> bool:
     packet = _packet(node)
     if packet is aten.convolution:
         return False
-    left, right = (_sizes(one) for one in node.args[packet in _ADDING :][:2] if isinstance(one, fx.Node))
+    left, right = (_sizes(one) for one in node.args[packet in ADDING :][:2] if isinstance(one, fx.Node))
     terms = [*left[-1:], *right[-2:-1]] if packet is aten.scaled_dot_product_attention else left[-1:]
     return any(isinstance(size, int) and size <= FEW_TERMS for size in terms)
 

@@ -148,6 +148,10 @@ class Shapes(Network):
         dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
         return self.permute(x, dims)
 
+    def swap(self, x: ITensor) -> ITensor:
+        """The last two dimensions, one for the other."""
+        return self.permute(x, [*range(len(x.shape) - 2), -1, -2])
+
     def unsqueeze(self, x: ITensor, dim: int) -> ITensor:
         shape = self.shape(x)
         shape.insert(dim % (len(shape) + 1), 1)
