@@ -48,7 +48,9 @@ class Found:
     reasons: tuple[str, ...] = ()
 
 
-def check(graph: Graph, *, device: str = "cpu", built: bool = False, mode: str = "bound") -> Found:
+def check(
+    graph: Graph, *, device: str = "cpu", built: bool = False, mode: str = "bound", dynamic: bool = False
+) -> Found:
     """Compares a graph with PyTorch; on a GPU twice, with other weights and inputs the second time.
 
     Args:
@@ -56,27 +58,32 @@ def check(graph: Graph, *, device: str = "cpu", built: bool = False, mode: str =
         device: ``cpu``, on the emulated network, or ``cuda``.
         built: on the CPU, every engine is built by TensorRT too.
         mode: how engines get their weights.
+        dynamic: on a GPU, sizes before the last are symbols where they can be.
 
     Raises:
         AssertionError: something is wrong; the message is code that shows it.
     """
-    found = found_in(graph, device=device, built=built, mode=mode)
-    assert not found.wrong, f"{found.wrong}\n\n{reproduction(graph, device, built, mode)}"
+    how: dict[str, Any] = {"device": device, "built": built, "mode": mode, "dynamic": dynamic}
+    found = found_in(graph, **how)
+    assert not found.wrong, f"{found.wrong}\n\n{reproduction(graph, **how)}"
     return found
 
 
-def reproduction(graph: Graph, device: str, built: bool, mode: str) -> str:
+def reproduction(graph: Graph, device: str, built: bool, mode: str, dynamic: bool) -> str:
     """Code that runs a graph again."""
     inputs, steps = ("".join(f"            {one!r},\n" for one in many) for many in (graph.inputs, graph.steps))
     return (
         "import torch\n\nfrom tests.fuzz.check import check\n"
         "from tests.fuzz.graph import Graph, Input, Ref, Step\n\n"
         f"check(\n    Graph(\n        inputs=(\n{inputs}        ),\n        steps=(\n{steps}        ),\n"
-        f"        outputs={graph.outputs!r},\n    ),\n    device={device!r}, built={built}, mode={mode!r},\n)\n"
+        f"        outputs={graph.outputs!r},\n    ),\n    device={device!r}, built={built}, mode={mode!r}, "
+        f"dynamic={dynamic},\n)\n"
     )
 
 
-def found_in(graph: Graph, *, device: str = "cpu", built: bool = False, mode: str = "bound") -> Found:
+def found_in(
+    graph: Graph, *, device: str = "cpu", built: bool = False, mode: str = "bound", dynamic: bool = False
+) -> Found:
     """:func:`check` without an exception for what is wrong."""
     with quiet():
         try:
@@ -85,7 +92,7 @@ def found_in(graph: Graph, *, device: str = "cpu", built: bool = False, mode: st
             return Found(invalid=True)
         found = Found()
         try:
-            outputs = _on_gpu(graph, mode, found) if device == "cuda" else [_on_cpu(graph, built, mode, found)]
+            outputs = _on_gpu(graph, mode, dynamic, found) if device == "cuda" else [_on_cpu(graph, built, mode, found)]
         except torch.OutOfMemoryError:
             raise
         except TorchRuntimeError:  # not on fake tensors
@@ -142,14 +149,19 @@ class _Module(nn.Module):
         return self.graph(*(getattr(self, name) for name in self.names), *inputs)
 
 
-def _on_gpu(graph: Graph, mode: str, found: Found) -> list[Sequence[torch.Tensor]]:
+def _on_gpu(graph: Graph, mode: str, dynamic: bool, found: Found) -> list[Sequence[torch.Tensor]]:
     first, second = ([value.cuda() for value in graph.make(seed)] for seed in range(2))
     count, results = graph.weights, []
     torch.compiler.reset()
     recent.clear()
     module = _Module(graph, first[:count])
     options: dict[str, Any] = {"min_block_size": 1, "cache": False, "refit_mode": mode}
-    compiled = torch.compile(module, backend=backend.trt_stripped, options=options, dynamic=False)
+    compiled = torch.compile(
+        module, backend=backend.trt_stripped, options=options, dynamic=None if dynamic else False
+    )
+    for value in (*first[count:], *second[count:]) if dynamic else ():
+        for dim in range(value.ndim - 1):
+            torch._dynamo.maybe_mark_dynamic(value, dim)
     results.append([value.clone() for value in compiled(*first[count:])])  # some are views of weights
     for name, other in zip(module.names, second[:count], strict=True):
         getattr(module, name).copy_(other)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -82,20 +83,23 @@ class Totals:
         )
 
 
-def chunk(index: int, count: int, *, base: int, device: str, built: bool, totals: Totals, layers: int = 0) -> None:
+def chunk(
+    index: int, count: int, *, base: int, device: str, built: bool, totals: Totals, layers: int = 0,
+    dynamic: bool = False,
+) -> None:  # fmt: skip
     """Draws and checks ``count`` graphs, or rows of so many layers; each that fails is made smaller, and noted in
     ``totals``."""
-    mode = MODES[index % len(MODES)]
+    how: dict[str, Any] = {
+        "device": device, "built": built, "mode": MODES[index % len(MODES)], "dynamic": dynamic,
+    }  # fmt: skip
 
     def look(graph: Graph) -> None:
-        found = found_in(graph, device=device, built=built, mode=mode)
+        found = found_in(graph, **how)
         totals.add(graph, found)
         if found.wrong:
-            small = shrink(
-                graph, lambda one: bool(found_in(one, device=device, built=built, mode=mode).wrong), PATIENCE
-            )
-            wrong = found_in(small, device=device, built=built, mode=mode).wrong or found.wrong
-            totals.failures.append(f"WRONG {wrong}\n\n{reproduction(small, device, built, mode)}")
+            small = shrink(graph, lambda one: bool(found_in(one, **how).wrong), PATIENCE)
+            wrong = found_in(small, **how).wrong or found.wrong
+            totals.failures.append(f"WRONG {wrong}\n\n{reproduction(small, **how)}")
             sys.stderr.write(totals.failures[-1] + "\n")
 
     if layers:
@@ -117,8 +121,9 @@ def chunk(index: int, count: int, *, base: int, device: str, built: bool, totals
 
 
 def run(
-    count: int, *, base: int, device: str, built: bool, until: float, layers: int = 0, shard: int = 0, shards: int = 1
-) -> Totals:
+    count: int, *, base: int, device: str, built: bool, until: float, layers: int = 0, dynamic: bool = False,
+    shard: int = 0, shards: int = 1,
+) -> Totals:  # fmt: skip
     """This shard's chunks."""
     torch.set_num_threads(1)
     totals = Totals()
@@ -126,7 +131,9 @@ def run(
         if time.monotonic() > until:
             break
         most = min(CHUNK, count - index * CHUNK)
-        chunk(index, most, base=base, device=device, built=built, totals=totals, layers=layers)
+        chunk(
+            index, most, base=base, device=device, built=built, totals=totals, layers=layers, dynamic=dynamic
+        )
     return totals
 
 
