@@ -260,16 +260,18 @@ class Shapes(Network):
         ``y = x * w + x * x`` is nowhere ``y.amax(-2)`` in one column of six, ``y > y`` holds of resized images. What a
         scatter wrote is read as it is, so one element is written over by itself.
         """
-        count = math.prod(self.shape(x))
-        least = count.interval[0] if isinstance(count, Dim) else count
-        if self._is_stored(x) or least < 1 or self.dtype(x) not in FLOAT:
+        if self._is_stored(x):
             return x
         if x.name not in self._once:
             self._once[x.name] = self.copied(x)
         return self._once[x.name]
 
     def copied(self, x: ITensor) -> ITensor:
-        """``x``, of one element at least, in memory of its own."""
+        """``x`` in memory of its own, if it is of numbers, and cannot be empty."""
+        count = math.prod(self.shape(x))
+        least = count.interval[0] if isinstance(count, Dim) else count
+        if least < 1 or self.dtype(x) not in FLOAT:
+            return x
         whole = x if len(x.shape) else self.reshape(x, [1])
         ones = [1] * len(whole.shape)
         first = self.slice(whole, [0] * len(ones), ones, ones)

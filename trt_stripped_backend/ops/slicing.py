@@ -46,14 +46,18 @@ def slice_(
 ) -> ITensor:
     """slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)"""
     size = net.shape(self)[dim]
+    first: AnySize
+    count: AnySize
     if all(v is None or isinstance(v, int) for v in (size, start, end)):
         taken = bounds(size, start, end, step)
-        if len(taken) > 1 and step > 1 and net.strided():
-            return net.gather(self, iota(net, len(taken), torch.int32, taken.start, step), dim)
-        return net.narrow(self, dim, taken.start, len(taken), step)
-    # How many are taken, PyTorch has worked out; a start beyond the end takes none, wherever it points.
-    first = 0 if start is None else start if isinstance(start, Dim) or start >= 0 else size + start
-    return net.narrow(self, dim, first, net.out.shape[dim], step)
+        first, count = taken.start, len(taken)
+    else:
+        # How many are taken, PyTorch has worked out; a start beyond the end takes none, wherever it points.
+        first = 0 if start is None else start if isinstance(start, Dim) or start >= 0 else size + start
+        count = net.out.shape[dim]
+    if step > 1 and (isinstance(count, Dim) or count > 1) and net.strided():
+        return net.gather(self, iota(net, count, torch.int32, first, step), dim)
+    return net.narrow(self, dim, first, count, step)
 
 
 @slice_.unless
