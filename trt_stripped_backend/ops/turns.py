@@ -32,7 +32,7 @@ class Turns:
 
     def follow(self, inputs: Sequence[ITensor], made: ITensor) -> None:
         """A layer made this of its inputs, literals aside."""
-        large = [x for x in inputs if _sizes(x)] or inputs  # what they are scaled by is left as it is
+        large = [x for x in inputs if _sizes(x)] or inputs  # one element only scales them
         known = {x.name: self._root.get(x.name, x.name) for x in large}
         roots = set(known.values()) - {""}
         alike = all(_sizes(x) == _sizes(made) for x in large if known[x.name])
@@ -47,7 +47,7 @@ class Turns:
         self._root[made.name] = self._root.get(x.name, x.name)
 
     def constant(self, made: ITensor) -> ITensor:
-        """RTX takes this for a literal: what it is multiplied by is left as it is."""
+        """RTX takes this for a literal, and what is multiplied by it for what it was."""
         self._root[made.name] = ""
         return made
 
