@@ -209,3 +209,34 @@ def test_sizes_that_depend_on_data_stay_in_pytorch() -> None:
         (one,) = planned(Chosen(), (4, 16))
     assert {r.kind for r in one.report.rejections} >= {"data"}
     assert one.report.nodes_in_engines >= 1
+
+
+def test_what_rtx_gets_wrong_of_dynamic_sizes_stays_in_pytorch() -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            y = x[:1] @ x[:1].mT
+            return x - x.amax(1, keepdim=True), x.argmax(1), y.softmax(-1) @ x[:1]
+
+    (one,) = planned(Wrong(), (3, 5, 16), (3, 9, 16))
+    assert {r.target for r in one.report.rejections} >= {"aten.amax.default", "aten.argmax.default"}
+    assert sum("wrong rows" in r.reason for r in one.report.rejections) == 2
+    assert sum("the first alone" in r.reason for r in one.report.rejections) == 2
+
+
+def test_what_it_gets_right_does_not() -> None:
+    class Right(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            y = x @ x.mT
+            return x.amax(1), x - x.amax(2, keepdim=True), x.argmax(-1), y.softmax(-1) @ x, x[0] @ x[0].t()
+
+    (one,) = planned(Right(), (3, 5, 16), (3, 9, 16))
+    assert one.report.rejections == []
+
+
+def test_norms_of_dynamic_sizes() -> None:
+    class Norms(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.nn.functional.group_norm(x.mT, 4), torch.nn.functional.layer_norm(x.mT, x.shape[1:2])
+
+    (one,) = planned(Norms(), (3, 5, 16), (3, 9, 16), bounds=(2, 9))
+    assert one.report.rejections == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -203,6 +204,39 @@ def test_reductions_of_short_rows_of_any_length() -> None:
         for have, want in zip(fast(x), fn(x.double()), strict=True):
             torch.testing.assert_close(have.double(), want, rtol=1e-5, atol=1e-5)
     assert ts.stats()["builds"] == 1
+
+
+#: Of shape [2, s, 64].
+SMALL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "amax": lambda x: x.amax(1, keepdim=True),
+    "less_amax": lambda x: x - x.amax(1, keepdim=True),
+    "amin": lambda x: x.exp().amin(1, keepdim=True) * 2,
+    "pooled": lambda x: x.amax(1).square(),
+    "argmax": lambda x: x.argmax(1),
+    "spread": lambda x: x.amax(1) - x.amin(1),
+    "logsumexp": lambda x: x.logsumexp(1, keepdim=True),
+    "var": lambda x: x / x.var(1, keepdim=True),
+    "softmax": lambda x: x.softmax(1),
+    "layer_norm": lambda x: F.layer_norm(x.mT, x.shape[1:2]),
+    "group_norm": lambda x: F.group_norm(x.mT, 32),
+    "instance_norm": lambda x: F.instance_norm(x.mT),
+    "attention": lambda x: F.gelu((x @ x.mT * 0.1).softmax(-1) @ x),
+    "one_matrix": lambda x: (x[:1] @ x[:1].mT * 0.1).softmax(-1) @ x[:1],
+    "one_head": lambda x: F.scaled_dot_product_attention(*(x[None, :1] * scale for scale in (1, 2, 3))),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("fn", SMALL.values(), ids=SMALL.keys())
+@torch.no_grad()
+def test_small_sizes(fn: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> None:
+    fast = torch.compile(fn, backend="trt_stripped", options={"min_block_size": 1})
+    for length in (5, 8, 3, 20):
+        x = torch.randn(2, length, 64, device="cuda").to(dtype)
+        torch._dynamo.mark_dynamic(x, 1, min=2, max=20)
+        tol = 2e-5 if dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(fast(x).double(), fn(x.double()).double(), rtol=tol, atol=tol)
+    assert ts.stats()["builds"] <= 2
 
 
 @torch.no_grad()
