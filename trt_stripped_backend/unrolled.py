@@ -1,11 +1,11 @@
 """Where engines end so that each is built in seconds.
 
-TensorRT-RTX computes a reduction, softmax or written out product (in half types, with a vector, or of what is read
-again) of two to four elements once for every element that it is used in. Where many are made of each other it builds
-for minutes: a float16 layer of a transformer of width 4 for 225 s, eight float32 products of a row of four elements for
-13 s, three rounds of Sinkhorn's normalization of 4 × 4 matrices for 30 s (1.7.1, two CPU cores). With zeros behind the
-rows it builds fast, but computes other numbers (1.6.1). So what would be too many begins another engine, and so does
-what would be too large a tree, see :mod:`.expanded`.
+TensorRT-RTX computes a reduction, softmax or written out product (in half types, or with a vector) of two to four
+elements once for every element that it is used in. Where many are made of each other it builds for minutes: a float16
+layer of a transformer of width 4 for 225 s, eight float32 products of a row of four elements for 13 s, three rounds of
+Sinkhorn's normalization of 4 × 4 matrices for 30 s (1.7.1, two CPU cores). With zeros behind the rows it builds fast,
+but computes other numbers (1.6.1). So what would be too many begins another engine, and so does what would be too large
+a tree, see :mod:`.expanded`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,26 @@ import torch
 from torch import fx
 
 from .expanded import Trees
-from .ops.reach import ADDING, FEW_TERMS, NORMS, REDUCTIONS, TWICE, read_again
 
 aten = torch.ops.aten
 
 #: So many reductions of each other are in one engine.
 DEPTH = 3
+#: Reductions of more elements are not unrolled.
+_UNROLLED = 4
 
+_ONE = frozenset({
+    aten.sum, aten.mean, aten.amax, aten.amin, aten.prod, aten.any, aten.all, aten.max, aten.min,
+    aten.linalg_vector_norm,
+})  # fmt: skip
+_TWO = frozenset({
+    aten.var, aten.var_mean, aten.std, aten.std_mean, aten.logsumexp, aten._softmax, aten._log_softmax, aten.softmax,
+    aten.log_softmax, aten._safe_softmax,
+})  # fmt: skip
+_NORMS = frozenset({aten.layer_norm, aten.native_layer_norm, aten.rms_norm, aten._fused_rms_norm})
 _PRODUCTS = frozenset({aten.mm, aten.bmm, aten.mv, aten.dot, aten.matmul, aten.linear})
 _STORED = frozenset({aten.convolution, aten.sort, aten.topk})
+_SUMS = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})  # of a tensor and a product
 
 
 def begins(graph: fx.Graph, outside: Collection[fx.Node]) -> set[str]:
@@ -62,28 +73,27 @@ def _passes(node: fx.Node) -> int | None:
         return None
     if packet is aten.scaled_dot_product_attention:
         query, key, value = (_tensor(one).shape for one in node.args[:3])
-        written_out = _is_half(node.args[0]) or read_again(node)
-        first = _each(query[-1:], written_out or _is_one(query[-2], key[-2]))
-        second = _each(key[-2:-1], 2 + (written_out or _is_one(query[-2], value[-1])))
+        half = _is_half(node.args[0])
+        first = _each(query[-1:], half or _is_one(query[-2], key[-2]))
+        second = _each(key[-2:-1], 2 + (half or _is_one(query[-2], value[-1])))
         return None if first is None and second is None else (first or 0) + (second or 0)
-    if packet in _PRODUCTS or packet in ADDING:
-        left, right = (_tensor(one).shape for one in node.args[packet in ADDING :][:2])
+    if packet in _PRODUCTS or packet in _SUMS:
+        left, right = (_tensor(one).shape for one in node.args[packet in _SUMS :][:2])
         columns = right[0] if packet is aten.linear else right[-1]
         vector = len(left) < 2 or len(right) < 2 or _is_one(left[-2], columns)
-        passes = _each(left[-1:], 1)
-        return passes and int(vector or _is_half(node.args[packet in ADDING]) or read_again(node))
-    if packet in NORMS:
+        return _each(left[-1:], vector or _is_half(node.args[packet in _SUMS]))
+    if packet in _NORMS:
         return _each(_argument(node, "normalized_shape"), 2)
-    if packet in REDUCTIONS or packet in TWICE:
+    if packet in _ONE or packet in _TWO:
         shape, dims = _tensor(node.args[0]).shape, _argument(node, "dim")
         dims = dims if isinstance(dims, (list, tuple)) else [] if dims is None else [dims]
-        return _each([shape[dim] for dim in dims] if dims and shape else shape, 1 + (packet in TWICE))
+        return _each([shape[dim] for dim in dims] if dims and shape else shape, 1 + (packet in _TWO))
     return 0
 
 
 def _each(sizes: Any, passes: int) -> int | None:
     """So many where these dimensions are unrolled."""
-    if not all(isinstance(size, int) for size in sizes) or math.prod(sizes) > FEW_TERMS:
+    if not all(isinstance(size, int) for size in sizes) or math.prod(sizes) > _UNROLLED:
         return None
     return int(passes) if math.prod(sizes) > 1 else 0
 

@@ -241,8 +241,8 @@ class Net(Reductions):
         if not isinstance(terms, Dim) and terms == 1:  # RTX fails to build some graphs with sums of one term
             column, row = self.swap(a) if transpose_a else a, self.swap(b) if transpose_b else b
             return self.mul(column, row)
-        if self._unrolled(terms):
-            b = self.copied(b)
+        if not isinstance(terms, Dim) and terms <= FEW_TERMS and self.read_again():
+            b = self.copied(b)  # (a @ x * x).sum(-1): in such a kernel RTX 1.6.1 reads one row of x for all
         kind = trt.MatrixOperation
         layer = self.network.add_matrix_multiply(
             a, kind.TRANSPOSE if transpose_a else kind.NONE, b, kind.TRANSPOSE if transpose_b else kind.NONE
@@ -262,7 +262,7 @@ class Net(Reductions):
         five to ten times PyTorch's), unless the operands are float32. More float32 arithmetic after the product has the
         same effect on a layer alone, and none in most models. Casts do not help the kernels for small products, nor
         those for a single row, so few products are written out; in float32 those of vectors, which RTX fails to build
-        in some graphs, and those that it makes one wrong kernel of with a reduction: see :meth:`_unrolled`.
+        in some graphs.
 
         Float32 without TF32 is emulated by RTX on tensor cores, whose sums lose bits with each step: 5.6e-6 at 768
         terms. Shorter sums added up are closer.
@@ -270,8 +270,7 @@ class Net(Reductions):
         dtype = self.dtype(a)
         ends = self.shape(a)[-2], self.shape(b)[-2 if transpose_b else -1]
         vector = any(not isinstance(size, Dim) and size == 1 for size in ends)
-        small = vector or dtype != torch.float32 or self._unrolled(self.shape(a)[-1])
-        if small and self.few_products(a, b, transpose_b=transpose_b):
+        if (vector or dtype != torch.float32) and self.few_products(a, b, transpose_b=transpose_b):
             return self.written_out(a, b, transpose_b=transpose_b)
         if dtype == torch.float32:
             return (self._in_pieces if self.exact_float32 else self.matmul)(a, b, transpose_b=transpose_b)
@@ -279,11 +278,6 @@ class Net(Reductions):
             a, b = self.wide(a), self.wide(b)
         y = self.matmul(a, b, transpose_b=transpose_b)
         return self.cast(y, dtype) if rounded else y
-
-    def _unrolled(self, terms: AnySize) -> bool:
-        """Whether RTX 1.6.1 may compute a product together with a reduction, and read one row of ``x`` for all of them:
-        ``(a @ x * x).sum(-1)``. If it is not written out, its right operand is copied."""
-        return not isinstance(terms, Dim) and 1 < terms <= FEW_TERMS and self.read_again()
 
     def written_out(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
         """:meth:`matmul` in float32, from elementwise products and their sums.

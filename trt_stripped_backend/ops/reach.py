@@ -27,21 +27,14 @@ APART = frozenset({
     aten.convolution, aten.scaled_dot_product_attention,
 })  # fmt: skip
 #: Of a tensor and a product: the matrices are behind it.
-ADDING = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})
-#: Reductions in one pass, in two, and norms.
-REDUCTIONS = frozenset({
+_ADDING = frozenset({aten.addmm, aten.baddbmm, aten.addbmm, aten.addmv})
+_REDUCING = frozenset({
     aten.sum, aten.mean, aten.amax, aten.amin, aten.prod, aten.any, aten.all, aten.max, aten.min,
-    aten.linalg_vector_norm,
+    aten.linalg_vector_norm, aten.var, aten.var_mean, aten.std, aten.std_mean, aten.logsumexp, aten._softmax,
+    aten._log_softmax, aten.softmax, aten.log_softmax, aten._safe_softmax, aten.layer_norm, aten.native_layer_norm,
+    aten.rms_norm, aten._fused_rms_norm, aten.group_norm, aten.native_group_norm, aten.argmax, aten.argmin, aten.topk,
+    aten.sort, aten.scaled_dot_product_attention,
 })  # fmt: skip
-TWICE = frozenset({
-    aten.var, aten.var_mean, aten.std, aten.std_mean, aten.logsumexp, aten._softmax, aten._log_softmax, aten.softmax,
-    aten.log_softmax, aten._safe_softmax,
-})  # fmt: skip
-NORMS = frozenset({aten.layer_norm, aten.native_layer_norm, aten.rms_norm, aten._fused_rms_norm})
-_REDUCING = REDUCTIONS | TWICE | NORMS | {
-    aten.group_norm, aten.native_group_norm, aten.argmax, aten.argmin, aten.topk, aten.sort,
-    aten.scaled_dot_product_attention,
-}  # fmt: skip
 #: Reductions and products of so few terms are unrolled by RTX, which computes them together with what is around them.
 FEW_TERMS = 4
 _REPEATING = frozenset({aten.expand, aten.repeat})
@@ -210,7 +203,7 @@ def _of_few_terms(node: fx.Node) -> bool:
     packet = _packet(node)
     if packet is aten.convolution:
         return False
-    left, right = (_sizes(one) for one in node.args[packet in ADDING :][:2] if isinstance(one, fx.Node))
+    left, right = (_sizes(one) for one in node.args[packet in _ADDING :][:2] if isinstance(one, fx.Node))
     terms = [*left[-1:], *right[-2:-1]] if packet is aten.scaled_dot_product_attention else left[-1:]
     return any(isinstance(size, int) and size <= FEW_TERMS for size in terms)
 
