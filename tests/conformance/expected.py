@@ -28,12 +28,14 @@ class Expected:
 
 _STEPS = "each step rounds to the half type, in PyTorch too but not always alike, and what follows subtracts"
 _SUMS = "TensorRT-RTX's kernels for few channels sum in the half type"
+_SCORES = "scores of hundreds: of 200 draws of such values PyTorch's own float32 is as far from float64 in 7"
 _HALF, _BF16 = (torch.float16,), (torch.bfloat16,)
 EXPECTED: tuple[Expected, ...] = (
     Expected("nn.functional.poisson_nll_loss", _STEPS, _HALF + _BF16, ("cuda",)),
     Expected("gradient", _STEPS, _BF16, ("cuda",)),
     Expected("nn.functional.conv1d", _SUMS, _BF16, ("cuda",)),
     Expected("nn.functional.conv2d", _SUMS, _BF16, ("cuda",)),
+    Expected("nn.functional.multi_head_attention_forward", _SCORES, (torch.float32,), ("cuda",)),
 )
 
 #: Parts of messages of engines that are not built and need not be: the samples are right in PyTorch.
