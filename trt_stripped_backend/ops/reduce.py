@@ -229,6 +229,28 @@ def any_(net: Net, self: ITensor, dim: Dims = None, keepdim: bool = False) -> IT
     return _extreme(net, trt.ReduceOperation.MAX, net.cast(self, torch.bool), dims, keepdim)
 
 
+def _no_columns(self: torch.Tensor, dim: Dims = None, keepdim: bool = False) -> Iterator[str]:
+    """RTX 1.6.1 writes only the first of 33 columns or more: ``x.amax(0, keepdim=True)`` of up to 32 dynamic rows.
+
+    246 of 1,209 extremes like this were wrong, and none of 408 without ``keepdim``.
+    """
+    dims = {d % self.ndim for d in dims_of(self, dim)} if self.ndim else set()
+    behind = [d for d, size in enumerate(self.shape) if d not in dims and (dynamic(size) or size != 1)]
+    if keepdim and any(dynamic(self.shape[d]) and d < max(behind, default=-1) for d in dims):
+        yield "extremes of columns of a dynamic size that keep their dimension: RTX writes the first alone"
+
+
+def _no_columns_inside(self: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Iterator[str]:
+    """Where extremes are, they are compared with what has kept its dimension."""
+    yield from _no_columns(self, dim, True)
+
+
+for _extremes in (amax, amin, any_):
+    _extremes.unless(_no_columns)
+for _extremes in (max_dim, min_dim, argmax, argmin):
+    _extremes.unless(_no_columns_inside)
+
+
 # ------------------------------------------------------------------------------------------------ norms
 
 
@@ -240,6 +262,14 @@ def linalg_vector_norm(
     -> Tensor"""
     x = net.wide(net.cast(self, net.out.dtype))
     return net.cast(vector_norm(net, x, ord, dims_of(self, dim), keepdim), net.out.dtype)
+
+
+@linalg_vector_norm.unless
+def _(
+    self: torch.Tensor, ord: Scalar = 2, dim: Dims = None, keepdim: bool = False, dtype: Any = None
+) -> Iterator[str]:
+    if math.isinf(ord):
+        yield from _no_columns(self, dim, keepdim)
 
 
 def vector_norm(net: Net, x: ITensor, ord: Scalar, dims: Sequence[int], keepdim: bool = False) -> ITensor:
@@ -330,35 +360,6 @@ def cumprod(net: Net, self: ITensor, dim: int, dtype: Any = None) -> ITensor:
         x, reach = net.mul(x, shifted), 2 * reach
     return net.cast(x, net.out.dtype)
 
-
-def _no_columns(self: torch.Tensor, dim: Dims = None, keepdim: bool = False) -> Iterator[str]:
-    """RTX 1.6.1 writes only the first of 33 columns or more: ``x.amax(0, keepdim=True)`` of up to 32 dynamic rows.
-
-    246 of 1,209 extremes like this were wrong, and none of 408 without ``keepdim``.
-    """
-    dims = {d % self.ndim for d in dims_of(self, dim)} if self.ndim else set()
-    behind = [d for d, size in enumerate(self.shape) if d not in dims and (dynamic(size) or size != 1)]
-    if keepdim and any(dynamic(self.shape[d]) and d < max(behind, default=-1) for d in dims):
-        yield "extremes of columns of a dynamic size that keep their dimension: RTX writes the first alone"
-
-
-def _no_columns_inside(self: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Iterator[str]:
-    """Where extremes are, they are compared with what has kept its dimension."""
-    yield from _no_columns(self, dim, True)
-
-
-@linalg_vector_norm.unless
-def _(
-    self: torch.Tensor, ord: Scalar = 2, dim: Dims = None, keepdim: bool = False, dtype: Any = None
-) -> Iterator[str]:
-    if math.isinf(ord):
-        yield from _no_columns(self, dim, keepdim)
-
-
-for _extremes in (amax, amin, any_):
-    _extremes.unless(_no_columns)
-for _extremes in (max_dim, min_dim, argmax, argmin):
-    _extremes.unless(_no_columns_inside)
 
 _reductions: tuple[Ops, ...] = (
     sum_, mean, mean_all, prod_all, prod, var, std, var_mean, max_all, min_all, amax, amin, max_dim, min_dim, argmax,
