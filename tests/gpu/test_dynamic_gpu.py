@@ -217,6 +217,7 @@ SMALL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "logsumexp": lambda x: x.logsumexp(1, keepdim=True),
     "var": lambda x: x / x.var(1, keepdim=True),
     "softmax": lambda x: x.softmax(1),
+    "log_softmax": lambda x: x.log_softmax(1),
     "layer_norm": lambda x: F.layer_norm(x.mT, x.shape[1:2]),
     "group_norm": lambda x: F.group_norm(x.mT, 32),
     "instance_norm": lambda x: F.instance_norm(x.mT),
