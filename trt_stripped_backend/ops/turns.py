@@ -32,11 +32,10 @@ class Turns:
 
     def follow(self, inputs: Sequence[ITensor], made: ITensor) -> None:
         """A layer made this of its inputs, literals aside."""
-        large = [x for x in inputs if _sizes(x)] or inputs  # one element only scales them
-        known = {x.name: self._root.get(x.name, x.name) for x in large}
-        roots = set(known.values()) - {""}
-        alike = all(_sizes(x) == _sizes(made) for x in large if known[x.name])
-        if len(roots) < 2 and alike:
+        computed = [x for x in inputs if self._root.get(x.name, x.name)]
+        # What is repeated only scales the others.
+        roots = {self._root.get(x.name, x.name) for x in computed if _sizes(x) == _sizes(made)}
+        if len(roots) == 1 or not computed:
             self._root[made.name] = roots.pop() if roots else ""
         turns = {self._of.get(x.name, 0) for x in inputs} - {0}
         if turns:
