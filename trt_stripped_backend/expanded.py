@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .ops.net import FEW_PRODUCTS
+from .ops.products import FEW_PRODUCTS
 from .ops.reach import APART, multiplied
 
 aten = torch.ops.aten

@@ -45,7 +45,8 @@ from trt_stripped_backend import key, weights
 from trt_stripped_backend.flavour import trt
 from trt_stripped_backend.ops import conv, matmul
 from trt_stripped_backend.ops.library import lookup
-from trt_stripped_backend.ops.net import EXACT_TERMS, Dim, ITensor, Net
+from trt_stripped_backend.ops.net import Dim, ITensor, Net
+from trt_stripped_backend.ops.products import EXACT_TERMS
 from trt_stripped_backend.ops.registry import registry
 
 Convert = Callable[..., Any]

@@ -25,7 +25,7 @@ STAGES = (
     "programs", "api", "cli", "__init__",
 )  # fmt: skip
 #: Converters stand on these and on each other.
-OPS_BASE = ("registry", "reach", "turns", "network", "shapes", "reductions", "net")
+OPS_BASE = ("registry", "reach", "turns", "fused", "network", "shapes", "reductions", "arithmetic", "products", "net")
 #: The only ones that may name TensorRT.
 TENSORRT = {"flavour", "progress", "ops", "build", "refit", "context"}
 

@@ -14,13 +14,16 @@ import trt_stripped_backend as ts
 from tests import harness_dynamic
 from tests.cases import Case, T, all_cases
 from tests.graphs import perturb
+from tests.torch_network import TorchNetwork
 from trt_stripped_backend import lowering
 from trt_stripped_backend.build import build
 from trt_stripped_backend.compilation import Compilation
 from trt_stripped_backend.flavour import load
 from trt_stripped_backend.key import canonical, make_key
+from trt_stripped_backend.ops.net import Net
 from trt_stripped_backend.options import Options
 from trt_stripped_backend.profile import ranges
+from trt_stripped_backend.sizes import dim as size_of
 
 
 def drawn(share: int) -> list[Any]:
@@ -211,39 +214,62 @@ def test_sizes_that_depend_on_data_stay_in_pytorch() -> None:
     assert one.report.nodes_in_engines >= 1
 
 
-def test_what_rtx_gets_wrong_of_dynamic_sizes_stays_in_pytorch() -> None:
-    class Wrong(nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
-            y = x[:1] @ x[:1].mT
-            columns = (
-                x - x.amax(1, keepdim=True), x.argmax(1), x.min(1).values, (x > 0).any(1, keepdim=True),
-                torch.linalg.vector_norm(x, float("inf"), 1, keepdim=True), x.log_softmax(1),
-            )  # fmt: skip
-            return *columns, y.softmax(-1) @ x[:1], torch.nn.functional.scaled_dot_product_attention(*[x[None, :1]] * 3)
-
-    (one,) = planned(Wrong(), (3, 5, 16), (3, 9, 16), bounds=(2, 9))
-    assert sum("wrong rows" in r.reason for r in one.report.rejections) == 3
-    assert {r.target for r in one.report.rejections if "the first alone" in r.reason} == {
-        "aten.amax.default", "aten.argmax.default", "aten.min.dim", "aten.any.dim", "aten.linalg_vector_norm.default",
-        "aten._log_softmax.default",
-    }  # fmt: skip
+#: Of shape [2, 6, 16], and how many tensors RTX is kept from computing together with what follows.
+APART: dict[str, tuple[Any, int]] = {
+    "columns": (lambda x: x - x.amax(1, keepdim=True), 1),
+    "without their dimension": (lambda x: x.amin(1), 1),
+    "of all sizes": (lambda x: x / x.abs().amax((1, 2), keepdim=True), 0),
+    "rows": (lambda x: x - x.amax(2, keepdim=True), 0),
+    "one column": (lambda x: x[..., :1].amax(1, keepdim=True), 0),
+    "sums": (lambda x: x / x.sum(1, keepdim=True), 0),
+    "rows and back": (lambda x: x.mT.flatten(0, 1).softmax(-1).view(-1, 16, x.shape[1]), 1),
+    "rows alone": (lambda x: x.mT.flatten(0, 1).softmax(-1), 0),
+    "back alone": (lambda x: x.mT.softmax(-1).flatten(0, 1), 0),
+    "a reduction between": (lambda x: x.mT.flatten(0, 1).softmax(-1).amax(-1).view(-1, 16), 0),
+    "fixed rows": (lambda x: x.flatten(0, 1).softmax(-1).view(x.shape), 0),
+}
 
 
-def test_what_it_gets_right_does_not() -> None:
-    class Right(nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
-            y = x @ x.mT
-            rows = x.amax(1), x - x.amax(2, keepdim=True), x.argmax(-1), x[..., :1].amax(1, keepdim=True)
-            return *rows, y.softmax(-1) @ x, x[0] @ x[0].t(), x[:1] @ x[0, :1].t(), x.norm(dim=1, keepdim=True)
+@pytest.mark.parametrize(("fn", "count"), APART.values(), ids=APART.keys())
+def test_what_rtx_gets_wrong_of_dynamic_sizes(fn: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies, real = [], TorchNetwork.add_scatter
+    monkeypatch.setattr(TorchNetwork, "add_scatter", lambda *args: copies.append(args) or real(*args))
+    monkeypatch.setattr(harness_dynamic, "_DIMS", ((1,),))
+    assert harness_dynamic.emulate(Case("", fn, (T((2, 6, 16)),))) > 0
+    assert len(copies) == count
 
-    (one,) = planned(Right(), (3, 5, 16), (3, 9, 16), bounds=(2, 9))
-    assert one.report.rejections == []
+
+def test_enough_rows_are_as_they_are() -> None:
+    for low, few in ((2, True), (64, False)):
+        rows = size_of("s", {"s": (low, 4096)})
+        assert Net._may_be_few([2, rows, 16], {1}, [0, 2]) is few
+        assert not Net._may_be_few([2, rows, 1], {1}, [0, 2])
+
+
+def test_products_of_one_matrix_are_of_two_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks: list[int] = []
+    real = TorchNetwork.add_matrix_multiply
+    monkeypatch.setattr(
+        TorchNetwork, "add_matrix_multiply", lambda net, a, *args: ranks.append(len(a.shape)) or real(net, a, *args)
+    )
+    attention = nn.functional.scaled_dot_product_attention
+    for fn, shape, rank in (
+        (lambda x: (x @ x.mT).softmax(-1) @ x, (1, 5, 8), 2),
+        (lambda x: attention(x, x, x), (1, 1, 5, 8), 2),
+        (lambda x: (x @ x.mT).softmax(-1) @ x, (2, 5, 8), 3),
+        (lambda x: x @ x.new_ones(8, 3), (1, 5, 8), 3),
+    ):
+        ranks.clear()
+        assert harness_dynamic.emulate(Case("", fn, (T(shape),))) > 0
+        assert set(ranks) == {rank}
 
 
 def test_norms_of_dynamic_sizes() -> None:
     class Norms(nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
-            return torch.nn.functional.group_norm(x.mT, 4), torch.nn.functional.layer_norm(x.mT, x.shape[1:2])
+            groups = nn.functional.group_norm(x.mT, 4), nn.functional.instance_norm(x.mT)
+            rows = nn.functional.layer_norm(x.mT, x.shape[1:2]), nn.functional.layer_norm(x[0], x.shape[1:])
+            return *groups, *rows, nn.functional.batch_norm(x.mT, None, None, training=True)
 
     (one,) = planned(Norms(), (3, 5, 16), (3, 9, 16), bounds=(2, 9))
     assert one.report.rejections == []

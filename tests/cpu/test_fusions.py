@@ -32,7 +32,7 @@ def layers(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(TorchNetwork, f"add_{name}", add)
 
-    for name in ("select", "scatter", "gather"):
+    for name in ("select", "scatter", "gather", "cast"):
         watch(name)
     return seen
 
@@ -170,3 +170,22 @@ def test_more_terms_are_not(layers: Counter[str]) -> None:
     check(AGAIN["beside"][0], T((6, 6)), T((6, 8)))
     check(AGAIN["squared"][0], T((6, 6)), T((6, 8)))
     assert not layers["scatter"]
+
+
+Q = T((4, 33, 32), HALF)
+#: And how many values are cast, written to memory.
+SUMMED: dict[str, tuple[Fn, int, int]] = {
+    "scaled": (lambda q: (q @ q.mT * 0.1).softmax(-1), 6, 0),
+    "by what is exact": (lambda q: (q @ q.mT * 0.5).softmax(-1), 5, 0),
+    "another shape": (lambda q: (q @ q.mT * 0.1).flatten(1).unflatten(1, (33, 33)).mT.softmax(-1), 6, 0),
+    "rounded by the model": (lambda q: ((q @ q.mT).float() * 0.1).half().softmax(-1), 7, 1),
+    "widened by the model": (lambda q: (q @ q.mT * 0.1).float().softmax(-1), 5, 0),
+    "a factor again": (lambda q: (q @ q.mT * 0.1) @ q, 8, 0),
+    "no product": (lambda q: (q * 0.1).softmax(-1), 4, 0),
+}
+
+
+@pytest.mark.parametrize(("fn", "casts", "copies"), SUMMED.values(), ids=SUMMED.keys())
+def test_products_are_not_rounded_before_their_sums(fn: Fn, casts: int, copies: int, layers: Counter[str]) -> None:
+    check(fn, Q)
+    assert (layers["cast"], layers["scatter"]) == (casts, copies)

@@ -9,7 +9,6 @@ import torch
 from ..flavour import trt
 from .elementwise import larger, smaller
 from .net import BOOL, FLOAT, ITensor, Net, Scalar, Value
-from .reduce import no_columns
 from .registry import op
 from .unary import accurate_expm1, accurate_log1p, not_fused
 
@@ -178,8 +177,3 @@ def log_softmax(net: Net, self: ITensor, dim: int, half_to_float: bool) -> ITens
 
 
 log_softmax.unless(Net.not_empty)
-
-
-@log_softmax.unless
-def _(self: torch.Tensor, dim: int, half_to_float: bool) -> Iterator[str]:
-    yield from no_columns(self, dim, True)

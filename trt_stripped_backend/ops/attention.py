@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from ..flavour import trt
 from ..sizes import dynamic
 from .create import iota
-from .matmul import evaluated, one_matrix
+from .matmul import evaluated
 from .net import BOOL, FLOAT, AnySize, ITensor, Net
 from .registry import op
 
@@ -37,7 +37,6 @@ def _(
         yield "attention with dropout: an engine would repeat the same numbers"
     if scale is None and dynamic(query.shape[-1]):
         yield "a dynamic head size"
-    yield from one_matrix(query, key)
     for other in (key, value):
         if query.ndim > 2 and other.ndim > 2 and _sizes_differ(query.shape[-3], other.shape[-3]):
             yield "dynamic numbers of heads that may differ"

@@ -48,7 +48,7 @@ def _computed(
     product = transposed and groups == 1 and is_tiled(net, weight, **sizes)
     # Around a transposed convolution over three dimensions RTX 1.6.1 has no kernel for the casts.
     if wide and not product and not (transposed and len(x.shape) == 5):
-        x, weight = net.wide(x), net.wide(weight)
+        x, weight = net.factor(x), net.factor(weight)
     return (transpose if transposed else forward)(net, x, weight, groups, **sizes)
 
 

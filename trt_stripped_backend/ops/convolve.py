@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from ..flavour import trt
-from .net import EXACT_TERMS, ITensor, Net
+from .net import ITensor, Net
+from .products import EXACT_TERMS
 
 #: The most groups that become layers of their own.
 GROUPS = 16

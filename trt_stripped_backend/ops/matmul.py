@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 
-from ..sizes import Dim, dynamic
+from ..sizes import Dim
 from .net import FLOAT, ITensor, Net, Scalar
 from .registry import op
 
@@ -98,39 +97,6 @@ def addmv(net: Net, self: ITensor, mat: ITensor, vec: ITensor, beta: Scalar = 1,
 
 
 addmv.unless(Net.not_empty)
-
-
-def one_matrix(*operands: torch.Tensor) -> Iterator[str]:
-    """A reason against a product of one matrix by another, in three dimensions or more, that both have a dynamic size.
-
-    RTX 1.6.1 makes wrong rows of ``(x @ x.mT).softmax(-1) @ x`` of shape [1, s, 8]: 23 of 64, and none of 308 in two
-    dimensions or of several matrices.
-    """
-    alone = all(size == 1 for x in operands for size in x.shape[:-2])
-    if alone and max(x.ndim for x in operands) > 2 and all(any(map(dynamic, x.shape)) for x in operands):
-        yield "a product of one matrix by another in three dimensions, both of a dynamic size: RTX takes wrong rows"
-
-
-@linear.unless
-def _(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Iterator[str]:
-    yield from one_matrix(input, weight)
-
-
-@matmul.unless
-def _(self: torch.Tensor, other: torch.Tensor) -> Iterator[str]:
-    yield from one_matrix(self, other)
-
-
-@mm.unless
-def _(self: torch.Tensor, mat2: torch.Tensor) -> Iterator[str]:
-    yield from one_matrix(self, mat2)
-
-
-@baddbmm.unless
-def _(
-    self: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, beta: Scalar = 1, alpha: Scalar = 1
-) -> Iterator[str]:
-    yield from one_matrix(batch1, batch2)
 
 
 def _product(net: Net, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = True) -> ITensor:

@@ -11,6 +11,7 @@ from ..errors import Unsupported
 from ..flavour import Flavour, messages, trt
 from ..sizes import Dim, Interval
 from ..types import flat_bytes
+from .fused import Fused
 from .turns import Turns
 
 ITensor = Any
@@ -18,6 +19,7 @@ Scalar = bool | int | float
 Value = Any  # ITensor | Scalar | Dim
 
 FLOAT = frozenset({torch.float32, torch.float16, torch.bfloat16})
+HALF = frozenset({torch.float16, torch.bfloat16})
 INT = frozenset({torch.int32, torch.int64})
 BOOL = frozenset({torch.bool})
 #: What an engine's tensors may hold; float64 and complex stay in PyTorch.
@@ -95,6 +97,7 @@ class Network:
         out: what that node's output (or tuple of outputs) must be: an :class:`Out`.
         literals: constants by name, kept where the plan may lack them.
         turns: what each tensor is a view of, and which transpositions stand before it.
+        fused: what stands before it in its kernel.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Network:
         self._raw: dict[str, bytes] = {}  # of literals, by tensor name
         self._layers = 0
         self.turns = Turns()
+        self.fused = Fused()
 
     def constant(self, value: torch.Tensor | Scalar | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
         """A literal: part of the engine and of the key. A Python scalar gives a 0-d tensor."""
@@ -172,7 +176,9 @@ class Network:
         self._layers += 1
         made = self._take(layer, f"{self.node}.{self._layers}", index)
         inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
-        self.turns.follow([x for x in inputs if x is not None and x.name not in self._raw], made)
+        inputs = [x for x in inputs if x is not None and x.name not in self._raw]
+        self.turns.follow(inputs, made)
+        self.fused.follow(inputs, made)
         return made
 
     @staticmethod

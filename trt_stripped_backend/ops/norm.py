@@ -7,7 +7,7 @@ versions, so half types are widened before it and the result is rounded once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -116,7 +116,12 @@ def _native_batch_norm_legit_no_stats(
     """_native_batch_norm_legit.no_stats(Tensor input, Tensor? weight, Tensor? bias, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor)"""  # noqa: E501
     # A channel's batch and places become one dimension.
     x = net.wide(input)
-    order = [1, 0, *range(2, len(x.shape))]
+    dims = [d for d in range(len(x.shape)) if d != 1]
+    if any(isinstance(net.shape(x)[d], Dim) for d in dims):
+        y = _by_means(net, x, dims, eps)
+        y = _affine(net, y, _per_channel(net, weight, y), _per_channel(net, bias, y))
+        return net.cast(y, net.dtype(input)), None, None
+    order = [1, *dims]
     turned = net.permute(x, order)
     rows = net.reshape(turned, [1, net.shape(turned)[0], math.prod(net.shape(turned)[1:])])
     y = _standardize(net, rows, eps, weight, bias)
@@ -155,7 +160,11 @@ def _layer_norm(
     net: Net, input: ITensor, normalized_shape: Sequence[int], weight: ITensor | None, bias: ITensor | None, eps: float
 ) -> ITensor:
     x, features = net.wide(input), math.prod(normalized_shape)
-    rest = math.prod(net.shape(x)) // features
+    lead = net.shape(x)[: -len(normalized_shape)]
+    if lead and any(isinstance(size, Dim) for size in net.shape(x)[len(lead) :]):
+        y = _by_means(net, x, range(len(lead), len(x.shape)), eps)
+        return net.cast(_affine(net, y, weight, bias), net.dtype(input))
+    rest = math.prod(lead)
     if weight is not None and bias is not None:
         rows = net.reshape(x, [rest, features])
         y = _layer(net, rows, net.reshape(net.wide(weight), [1, -1]), net.reshape(net.wide(bias), [1, -1]), eps)
@@ -178,7 +187,12 @@ def _group_norm(
     net: Net, input: ITensor, groups: int, weight: ITensor | None, bias: ITensor | None, eps: float
 ) -> ITensor:
     x = net.wide(input)
-    batch, channels = net.shape(x)[:2]
+    batch, channels, *places = net.shape(x)
+    if any(isinstance(size, Dim) for size in places):
+        each = not alike([groups], [channels])
+        grouped = net.reshape(x, [batch, groups, channels // groups, *places]) if each else x
+        y = net.reshape(_by_means(net, grouped, range(2, len(grouped.shape)), eps), net.shape(x))
+        return net.cast(_affine(net, y, _per_channel(net, weight, y), _per_channel(net, bias, y)), net.dtype(input))
     # To the layer each group is one channel, because versions differ on whether a scale belongs to groups or channels.
     rows = net.reshape(x, [batch, groups, math.prod(net.shape(x)[1:]) // groups])
     if alike([groups], [channels]):
@@ -216,18 +230,27 @@ def _layer(net: Net, x: ITensor, scale: ITensor, shift: ITensor, eps: float) -> 
     if alike(net.shape(x)[-1:], [1]):  # an element is its own mean, and RTX builds no layer for it
         return net.add(net.mul(net.sub(x, x), scale), shift)
     if isinstance(net.shape(x)[-1], Dim):
-        # Of 33 rows or more RTX 1.6.1 writes only the first: 31 of 92 layer norms over a dynamic size were wrong.
-        distance = net.sub(x, net.mean(x, [-1], keepdim=True))
-        variance = net.mean(net.mul(distance, distance), [-1], keepdim=True)
-        return net.add(net.mul(net.div(distance, net.sqrt(net.add(variance, eps))), scale), shift)
+        return net.add(net.mul(_by_means(net, x, [-1], eps), scale), shift)
 
     def layer(rows: ITensor) -> ITensor:
         made = net.network.add_normalization(rows, scale, shift, 1 << (len(rows.shape) - 1))
         if made is not None:
             made.epsilon = eps
-        return net.keep(net.take(made), net.shape(rows))
+        return net.keep(net.fused.only(net.take(made)), net.shape(rows))
 
     return net.with_more(int(net.beyond()), x, layer)
+
+
+def _by_means(net: Net, x: ITensor, dims: Iterable[int], eps: float) -> ITensor:
+    """``(x - mean) / sqrt(variance + eps)`` over dynamic dimensions, in float32.
+
+    Over such, RTX 1.6.1 gets its own layer wrong, and means of a tensor that was reshaped into rows and is reshaped
+    back: only the first rows are written (31 of 92, and 11 of 221 norms). In the tensor's own shape none of 480 was
+    wrong; but of all of a tensor 8 of 77, and as one row none of 40.
+    """
+    distance = net.sub(x, net.mean(x, dims, keepdim=True))
+    variance = net.mean(net.mul(distance, distance), dims, keepdim=True)
+    return net.div(distance, net.sqrt(net.add(variance, eps)))
 
 
 def _per_channel(net: Net, values: ITensor | None, like: ITensor) -> ITensor | None:

@@ -14,7 +14,6 @@ import torch
 
 from ..errors import Unsupported
 from ..flavour import trt
-from ..sizes import dynamic
 from .create import LITERAL_BYTES, iota
 from .net import BOOL, FLOAT, Dim, ITensor, Net, Scalar
 from .registry import Ops, op
@@ -229,29 +228,6 @@ def any_(net: Net, self: ITensor, dim: Dims = None, keepdim: bool = False) -> IT
     return _extreme(net, trt.ReduceOperation.MAX, net.cast(self, torch.bool), dims, keepdim)
 
 
-def no_columns(self: torch.Tensor, dim: Dims = None, keepdim: bool = False) -> Iterator[str]:
-    """A reason against extremes of columns, of a dynamic size, that keep their dimension.
-
-    RTX 1.6.1 writes only the first of 33 columns or more: ``x.amax(0, keepdim=True)`` of up to 32 dynamic rows. 246
-    of 1,209 extremes like this were wrong, and none of 408 without ``keepdim``.
-    """
-    dims = {d % self.ndim for d in dims_of(self, dim)} if self.ndim else set()
-    behind = [d for d, size in enumerate(self.shape) if d not in dims and (dynamic(size) or size != 1)]
-    if keepdim and any(dynamic(self.shape[d]) and d < max(behind, default=-1) for d in dims):
-        yield "extremes of columns of a dynamic size that keep their dimension: RTX writes the first alone"
-
-
-def _no_columns_within(self: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Iterator[str]:
-    """Where extremes are, they are compared with what has kept its dimension."""
-    yield from no_columns(self, dim, True)
-
-
-for _extremes in (amax, amin, any_):
-    _extremes.unless(no_columns)
-for _extremes in (max_dim, min_dim, argmax, argmin):
-    _extremes.unless(_no_columns_within)
-
-
 # ------------------------------------------------------------------------------------------------ norms
 
 
@@ -263,14 +239,6 @@ def linalg_vector_norm(
     -> Tensor"""
     x = net.wide(net.cast(self, net.out.dtype))
     return net.cast(vector_norm(net, x, ord, dims_of(self, dim), keepdim), net.out.dtype)
-
-
-@linalg_vector_norm.unless
-def _(
-    self: torch.Tensor, ord: Scalar = 2, dim: Dims = None, keepdim: bool = False, dtype: Any = None
-) -> Iterator[str]:
-    if math.isinf(ord):
-        yield from no_columns(self, dim, keepdim)
 
 
 def vector_norm(net: Net, x: ITensor, ord: Scalar, dims: Sequence[int], keepdim: bool = False) -> ITensor:

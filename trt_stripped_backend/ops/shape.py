@@ -18,7 +18,7 @@ aten = torch.ops.aten
 @op(aten.view.default, aten.view_copy.default, aten._reshape_copy.default)
 def view(net: Net, self: ITensor, size: Sequence[int]) -> ITensor:
     """view(Tensor(a) self, SymInt[] size) -> Tensor(a)"""
-    return net.reshape(self, size)
+    return net.view(self, size)
 
 
 @op(aten.permute.default)
@@ -64,7 +64,10 @@ def to_copy(net: Net, self: ITensor, dtype: torch.dtype | None = None) -> ITenso
     bool? pin_memory=None, bool non_blocking=False, MemoryFormat? memory_format=None) -> Tensor"""
     if net.dtype(self) == torch.uint8:  # an image: TensorRT takes bytes as inputs, and casts them to float first
         self = net.cast(self, torch.float32)
-    return net.cast(self, net.out.dtype)  # a cast to integers truncates toward zero, in TensorRT as in PyTorch
+    made = net.cast(self, net.out.dtype)  # a cast to integers truncates toward zero, in TensorRT as in PyTorch
+    if made is not self:
+        net.fused.apart(made, lambda: net.cast(net.copied(made), torch.float32))
+    return made
 
 
 @op(aten.copy.default)
