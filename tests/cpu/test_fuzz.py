@@ -46,6 +46,7 @@ def test_rows_of_layers() -> None:
     totals = run.Totals()
     run.chunk(1, 24, base=0, device="cpu", built=False, totals=totals, layers=3)
     run.chunk(0, 4, base=100, device="cpu", built=True, totals=totals, layers=3)
+    run.chunk(2, 4, base=100, device="cpu", built=True, totals=totals, layers=3, large=True)
     assert not totals.failures, "\n".join(totals.failures)
     assert totals.graphs > 24
     assert totals.inside == totals.nodes

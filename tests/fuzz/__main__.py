@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: on the emulated network")
     parser.add_argument("--build", action="store_true", help="on the CPU: build every engine with TensorRT too")
     parser.add_argument("--dynamic", action="store_true", help="on a GPU: sizes before the last are symbols")
+    parser.add_argument("--large", action="store_true", help="layers of tensors of up to half a million elements")
     parser.add_argument("--tf32", action="store_true", help="float32 products may round to TF32")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing after so many")
@@ -40,7 +41,8 @@ def main(arguments: list[str]) -> int:
         shard, shards = map(int, given.shard.split("/"))
         totals = run(
             given.graphs, base=given.seed, device=given.device, built=given.build, layers=given.layers,
-            dynamic=given.dynamic, until=time.monotonic() + 60 * given.minutes, shard=shard, shards=shards,
+            dynamic=given.dynamic, large=given.large, until=time.monotonic() + 60 * given.minutes, shard=shard,
+            shards=shards,
         )  # fmt: skip
     if given.out:
         given.out.write_text(totals.line())

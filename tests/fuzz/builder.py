@@ -28,7 +28,7 @@ class Builder:
     """Inputs and at most so many steps so far; the operators of :mod:`.registry` draw from it and add to it."""
 
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], most: int) -> None:
-        self.draw, self.most = draw, most
+        self.draw, self.most, self.most_elements = draw, most, MOST_ELEMENTS
         self.inputs: list[Input] = []
         self.steps: list[Step] = []
         self.values: dict[str, torch.Tensor] = {}
@@ -127,7 +127,7 @@ class Builder:
                 made = step.call(self.values)
         except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError, ZeroDivisionError):
             return
-        if not made or any(t.numel() > MOST_ELEMENTS or t.ndim > 8 or t.dtype not in DTYPES for t in made):
+        if not made or any(t.numel() > self.most_elements or t.ndim > 8 or t.dtype not in DTYPES for t in made):
             return
         self.steps.append(step)
         for value in made:

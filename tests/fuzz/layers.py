@@ -19,6 +19,9 @@ Layer = Callable[[Chain, Ref, Ref], Ref]
 
 #: Where rows begin: of odd and even lengths, one matrix or several.
 SHAPES = ((5, 8), (33, 7), (1, 5, 8), (1, 16, 13), (3, 5, 8), (2, 3, 4, 6), (2, 64), (1, 2, 33))
+#: Of these, products are TensorRT's own in half types too; tiles have rests.
+LARGE = ((4, 33, 32), (2, 197, 64), (8, 64, 40), (197, 96), (3, 129, 48), (2, 3, 65, 32), (1, 257, 64), (16, 49, 33))
+MOST_ELEMENTS = 1 << 19
 
 
 def _weight(then: Chain, x: Ref) -> Ref:
@@ -71,6 +74,10 @@ def _mixed(then: Chain, x: Ref, before: Ref) -> Ref:
     return then("torch.matmul", then.b.input((rows, rows), then.b.of(x).dtype), x)
 
 
+def _scores(then: Chain, x: Ref, before: Ref) -> Ref:
+    return then("torch.mul", then("torch.matmul", x, then("Tensor.transpose", x, -1, -2)), 0.1)
+
+
 def _attention(then: Chain, x: Ref, before: Ref) -> Ref:
     scores = then("torch.matmul", x, then("Tensor.transpose", x, -1, -2))
     return then("torch.matmul", then("F.softmax", then("torch.mul", scores, 0.25), dim=-1), x)
@@ -91,12 +98,14 @@ LAYERS: dict[str, Layer] = {
     "product": _product,
     "of both": lambda then, x, before: then("torch.mul", _linear(then, x, 6), _linear(then, x, 6)),
     "attention": _attention,
+    "scores": _scores,
     **{name: _of(f"F.{name}") for name in ("gelu", "silu", "elu", "hardswish")},
     "new gelu": _of("F.gelu", approximate="tanh"),
     **{name: _of(f"torch.{name}") for name in ("relu", "sigmoid", "tanh", "square", "erf", "sin")},
     "logarithm": _positive("torch.log"),
     "reciprocal": _positive("torch.reciprocal"),
     "scaled": _of("torch.mul", 0.75),
+    "scaled in float32": _of("torch.mul", 0.3),
     "moved": _of("torch.add", 0.5),
     "by columns": lambda then, x, before: then("torch.mul", x, _weight(then, x)),
     "bias": lambda then, x, before: then("torch.add", x, _weight(then, x)),
@@ -154,10 +163,12 @@ def names(number: int, length: int) -> list[str]:
     return chosen
 
 
-def row(number: int, length: int) -> Graph | None:
+def row(number: int, length: int, large: bool = False) -> Graph | None:
     """So many layers of a shape and type that the number stands for, too; None if one cannot follow another."""
     b = _Drawn(number, 8 * length)
-    x = before = b.input(b.one_of(*SHAPES), b.one_of(torch.float32, *FLOATS))
+    if large:
+        b.most_elements = MOST_ELEMENTS
+    x = before = b.input(b.one_of(*(LARGE if large else SHAPES)), b.one_of(torch.float32, *FLOATS))
     then = Chain(b)
     for name in names(number, length):
         try:

@@ -85,10 +85,14 @@ class Totals:
 
 def chunk(
     index: int, count: int, *, base: int, device: str, built: bool, totals: Totals, layers: int = 0,
-    dynamic: bool = False,
+    dynamic: bool = False, large: bool = False,
 ) -> None:  # fmt: skip
     """Draws and checks ``count`` graphs, or rows of so many layers; each that fails is made smaller, and noted in
-    ``totals``."""
+    ``totals``.
+
+    Args:
+        large: of the rows' tensors, larger ones.
+    """
     how: dict[str, Any] = {
         "device": device, "built": built, "mode": MODES[index % len(MODES)], "dynamic": dynamic,
     }  # fmt: skip
@@ -103,7 +107,7 @@ def chunk(
             sys.stderr.write(totals.failures[-1] + "\n")
 
     if layers:
-        made = (row(base + index * CHUNK + number, layers) for number in range(count))
+        made = (row(base + index * CHUNK + number, layers, large) for number in range(count))
         for graph in filter(None, made):
             look(graph)
         return
@@ -122,7 +126,7 @@ def chunk(
 
 def run(
     count: int, *, base: int, device: str, built: bool, until: float, layers: int = 0, dynamic: bool = False,
-    shard: int = 0, shards: int = 1,
+    large: bool = False, shard: int = 0, shards: int = 1,
 ) -> Totals:  # fmt: skip
     """This shard's chunks."""
     torch.set_num_threads(1)
@@ -132,8 +136,9 @@ def run(
             break
         most = min(CHUNK, count - index * CHUNK)
         chunk(
-            index, most, base=base, device=device, built=built, totals=totals, layers=layers, dynamic=dynamic
-        )
+            index, most, base=base, device=device, built=built, totals=totals, layers=layers, dynamic=dynamic,
+            large=large,
+        )  # fmt: skip
     return totals
 
 
