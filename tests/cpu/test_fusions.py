@@ -179,6 +179,7 @@ SUMMED: dict[str, tuple[Fn, int, int]] = {
     "by what is exact": (lambda q: (q @ q.mT * 0.5).softmax(-1), 5, 0),
     "another shape": (lambda q: (q @ q.mT * 0.1).flatten(1).unflatten(1, (33, 33)).mT.softmax(-1), 6, 0),
     "rounded by the model": (lambda q: ((q @ q.mT).float() * 0.1).half().softmax(-1), 7, 1),
+    "a part of it": (lambda q: ((q @ q.mT).float()[..., :16] * 0.1).half().softmax(-1), 7, 0),
     "widened by the model": (lambda q: (q @ q.mT * 0.1).float().softmax(-1), 5, 0),
     "a factor again": (lambda q: (q @ q.mT * 0.1) @ q, 8, 0),
     "no product": (lambda q: (q * 0.1).softmax(-1), 4, 0),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .turns import sizes
+
 ITensor = Any
 _NOTHING: frozenset[str] = frozenset()
 
@@ -12,7 +14,8 @@ _NOTHING: frozenset[str] = frozenset()
 class Fused:
     """Of each tensor: which layers RTX may compute it together with, and what it was before it was rounded.
 
-    ``"product"``: a product in a half type, and what follows it element by element.
+    ``"product"``: a product in a half type, and what is made of it before the next one, or a reduction.
+    ``"whole"``: and has one element for each of the product's.
     ``"view"``: an operator gave it another shape.
     ``"rows"``: it is made of a reduction, over a dynamic dimension, of such a tensor.
     """
@@ -23,15 +26,18 @@ class Fused:
 
     def follow(self, inputs: Iterable[ITensor], made: ITensor) -> None:
         """A layer made this of its inputs, literals aside."""
-        marks = _NOTHING.union(*(self._marks.get(x.name, _NOTHING) for x in inputs))
+        known = [(x, self._marks[x.name]) for x in inputs if x.name in self._marks]
+        marks = _NOTHING.union(*(marks for _, marks in known))
+        if not any("whole" in marks and sizes(x) == sizes(made) for x, marks in known):
+            marks -= {"whole"}
         if marks:
             self._marks[made.name] = marks
 
     def has(self, x: ITensor, mark: str) -> bool:
         return mark in self._marks.get(x.name, _NOTHING)
 
-    def mark(self, x: ITensor, mark: str) -> ITensor:
-        self._marks[x.name] = self._marks.get(x.name, _NOTHING) | {mark}
+    def mark(self, x: ITensor, *marks: str) -> ITensor:
+        self._marks[x.name] = self._marks.get(x.name, _NOTHING).union(marks)
         return x
 
     def only(self, x: ITensor, *marks: str) -> ITensor:
@@ -45,13 +51,18 @@ class Fused:
             self._before[made.name] = lambda: x
 
     def view(self, x: ITensor, made: ITensor, again: Callable[[ITensor], ITensor]) -> None:
-        """``made`` is what ``again`` makes of ``x``."""
+        """``made`` is what ``again`` makes of ``x``: the same elements."""
+        if self.has(x, "whole"):
+            self.mark(made, "whole")
         if x.name in self._before:
             self._before[made.name] = lambda: again(self.unrounded(x))
 
     def apart(self, made: ITensor, again: Callable[[], ITensor]) -> None:
-        """That rounding is a call of its own: ``again`` computes ``made`` in float32, apart from what rounds it."""
-        if made.name in self._before:
+        """That rounding is a call of its own: ``again`` computes ``made`` in float32, apart from what rounds it.
+
+        Only of a whole product: what is taken of one (a state space model's steps) is not worth a copy each.
+        """
+        if self._before.pop(made.name, None) is not None and self.has(made, "whole"):
             self._before[made.name] = again
 
     def unrounded(self, x: ITensor) -> ITensor | None:

@@ -43,7 +43,7 @@ class Products(Arithmetic):
             a, kind.TRANSPOSE if transpose_a else kind.NONE, b, kind.TRANSPOSE if transpose_b else kind.NONE
         )
         shape = [*batch, left[-1 if transpose_a else -2], right[-2 if transpose_b else -1]]
-        made = self.fused.only(self.turns.forget(self.take(layer)), *["product"] * (self.dtype(a) in HALF))
+        made = self.fused.only(self.turns.forget(self.take(layer)), *["product", "whole"] * (self.dtype(a) in HALF))
         return self.keep(made, shape)
 
     def product(self, a: ITensor, b: ITensor, *, transpose_b: bool = False, rounded: bool = True) -> ITensor:
@@ -72,7 +72,7 @@ class Products(Arithmetic):
         if dtype == torch.float16 and not self.half_sums:
             a, b = self.factor(a), self.factor(b)
         y = self.matmul(a, b, transpose_b=transpose_b)
-        return self.fused.mark(self.cast(y, dtype) if rounded else y, "product")
+        return self.fused.mark(self.cast(y, dtype) if rounded else y, "product", "whole")
 
     def written_out(self, a: ITensor, b: ITensor, *, transpose_b: bool = False) -> ITensor:
         """:meth:`matmul` in float32, from elementwise products and their sums.

@@ -34,7 +34,7 @@ class Turns:
         """A layer made this of its inputs, literals aside."""
         computed = [x for x in inputs if self._root.get(x.name, x.name)]
         # What is repeated only scales the others.
-        roots = {self._root.get(x.name, x.name) for x in computed if _sizes(x) == _sizes(made)}
+        roots = {self._root.get(x.name, x.name) for x in computed if sizes(x) == sizes(made)}
         if len(roots) == 1 or not computed:
             self._root[made.name] = roots.pop() if roots else ""
         turns = {self._of.get(x.name, 0) for x in inputs} - {0}
@@ -82,6 +82,6 @@ class Turns:
         return seen.index(turn)
 
 
-def _sizes(x: ITensor) -> list[int]:
+def sizes(x: ITensor) -> list[int]:
     """Of its dimensions of more than one element, in any order."""
     return sorted(size for size in x.shape if size != 1)
