@@ -188,19 +188,19 @@ def _group_norm(
 ) -> ITensor:
     x = net.wide(input)
     batch, channels, *places = net.shape(x)
+    of_channels = alike([groups], [channels])
     if any(isinstance(size, Dim) for size in places):
-        each = not alike([groups], [channels])
-        grouped = net.reshape(x, [batch, groups, channels // groups, *places]) if each else x
-        y = net.reshape(_by_means(net, grouped, range(2, len(grouped.shape)), eps), net.shape(x))
-        return net.cast(_affine(net, y, _per_channel(net, weight, y), _per_channel(net, bias, y)), net.dtype(input))
-    # To the layer each group is one channel, because versions differ on whether a scale belongs to groups or channels.
-    rows = net.reshape(x, [batch, groups, math.prod(net.shape(x)[1:]) // groups])
-    if alike([groups], [channels]):
-        y = net.reshape(_standardize(net, rows, eps, weight, bias), net.shape(x))
+        grouped = x if of_channels else net.reshape(x, [batch, groups, channels // groups, *places])
+        y = _by_means(net, grouped, range(2, len(grouped.shape)), eps)
     else:
-        y = net.reshape(_standardize(net, rows, eps), net.shape(x))
-        y = _affine(net, y, _per_channel(net, weight, y), _per_channel(net, bias, y))
-    return net.cast(y, net.dtype(input))
+        # To the layer each group is one channel: versions differ on whether a scale belongs to groups or channels.
+        rows = net.reshape(x, [batch, groups, math.prod([channels, *places]) // groups])
+        if of_channels:
+            y = net.reshape(_standardize(net, rows, eps, weight, bias), net.shape(x))
+            return net.cast(y, net.dtype(input))
+        y = _standardize(net, rows, eps)
+    y = net.reshape(y, net.shape(x))
+    return net.cast(_affine(net, y, _per_channel(net, weight, y), _per_channel(net, bias, y)), net.dtype(input))
 
 
 def _by_running_stats(

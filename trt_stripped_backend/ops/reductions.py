@@ -81,11 +81,11 @@ class Reductions(Shapes):
         return self.with_more(more, x, lambda rows: self._reduced(kind, rows, keepdim))
 
     def _reduced(self, kind: Any, x: ITensor, keepdim: bool) -> ITensor:
-        made = self.rows(x, self.take(self.network.add_reduce(x, kind, 1 << (len(x.shape) - 1), keepdim)))
+        made = self._of_last(x, self.take(self.network.add_reduce(x, kind, 1 << (len(x.shape) - 1), keepdim)))
         return self.keep(made, [*self.shape(x)[:-1], *[1] * keepdim])
 
-    def rows(self, x: ITensor, made: ITensor) -> ITensor:
-        """``made`` is of a layer over the last dimension of ``x``."""
+    def _of_last(self, x: ITensor, made: ITensor) -> ITensor:
+        """``made``, of a layer over the last dimension of ``x``: see :meth:`view`."""
         dynamic = isinstance(self.shape(x)[-1], Dim) and self.fused.has(x, "view")
         return self.fused.only(made, *["rows"] * dynamic)
 
